@@ -1,0 +1,2 @@
+//! The Docker Engine API over unix sockets and mutual TLS.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The sampan command: a thin client of the Engine API.
+#![forbid(unsafe_code)]

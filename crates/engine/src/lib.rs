@@ -1,0 +1,2 @@
+//! Container lifecycle: composes runtime, image, volume and net.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Images: references, registry client, content store, layers, snapshots.
+#![forbid(unsafe_code)]

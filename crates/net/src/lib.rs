@@ -1,0 +1,2 @@
+//! Networks: address management, drivers, firewall, published ports.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Containers as processes: OCI spec, shim, exec, stdio, logs, cgroups.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Test hosts in network namespaces, event waits and fault points.
+#![forbid(unsafe_code)]

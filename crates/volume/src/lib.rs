@@ -1,0 +1,2 @@
+//! Volumes: the driver seam and the local driver.
+#![forbid(unsafe_code)]
