@@ -1,0 +1,1 @@
+//! The wire between the daemon and a shim.
