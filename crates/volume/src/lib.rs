@@ -1,2 +1,24 @@
-//! Volumes: the driver seam and the local driver.
+//! Volumes: directories that outlive the containers that use them.
+//!
+//! [`Volumes`] is what the engine talks to: it knows the drivers, finds a
+//! volume by its name, and counts who uses it. [`Driver`] is the seam; the
+//! [`local`] driver keeps volumes in directories below the data root.
+//!
+//! Be aware:
+//! - A volume's record and directory come into being in one rename, and leave
+//!   in one rename: a crash shows the one or the other, never a half.
+//! - Which containers *refer* to a volume is the engine's knowledge (its
+//!   container records). Here only those are counted for which the volume is
+//!   mounted right now.
 #![forbid(unsafe_code)]
+
+mod copy;
+mod driver;
+mod error;
+pub mod local;
+mod volumes;
+
+pub use copy::copy_up;
+pub use driver::{BoxFuture, Driver};
+pub use error::VolumeError;
+pub use volumes::{ANONYMOUS_LABEL, Created, Volume, VolumeSpec, Volumes};

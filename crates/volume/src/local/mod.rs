@@ -1,0 +1,253 @@
+//! The local driver: each volume is a directory on this host.
+//!
+//! ```text
+//! volumes/<name>/volume.json   the record: labels, options, time of creation
+//! volumes/<name>/_data         the content, or where the options mount it
+//! volumes/.new.<random>        being made; renamed when complete
+//! volumes/.gone.<random>       being removed
+//! ```
+//!
+//! Be aware:
+//! - Names can't begin with a dot, so what does is never a volume.
+//! - Before a volume is removed, everything that is mounted below it is taken
+//!   away: removing must never reach into another file system.
+//! - A mount made by the options stays while the daemon is down; [`Local`]
+//!   learns its users again by `restore`.
+
+mod operations;
+mod options;
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sampan_types::VolumeName;
+
+use self::options::MountOptions;
+use crate::{BoxFuture, Driver, Volume, VolumeError, VolumeSpec};
+
+/// The driver's name.
+pub const DRIVER: &str = "local";
+
+/// One volume in memory.
+#[derive(Clone)]
+struct Entry {
+    volume: Volume,
+    mount: Option<MountOptions>,
+    /// Held, across awaits, by each operation that mounts, unmounts, fills or
+    /// removes this volume, so that they happen one after the other.
+    state: Arc<tokio::sync::Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Who has it mounted: container ids.
+    users: BTreeSet<String>,
+    /// Set when it was removed while somebody waited for the lock.
+    removed: bool,
+}
+
+/// The volumes that are directories below one root.
+pub struct Local {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `<data-root>/volumes`, without symbolic links.
+    root: PathBuf,
+    /// Held for as long as a look-up, or the rename that makes or removes a
+    /// volume, takes; never across an await.
+    entries: Mutex<BTreeMap<VolumeName, Entry>>,
+}
+
+impl Inner {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Entry>> {
+        // The map is changed by single inserts and removals only: it is whole
+        // even after a panic elsewhere.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, name: &VolumeName) -> Result<Entry, VolumeError> {
+        self.entries()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| VolumeError::NotFound { name: name.to_string() })
+    }
+
+    fn dir(&self, name: &VolumeName) -> PathBuf {
+        self.root.join(name.as_str())
+    }
+}
+
+impl Local {
+    /// Reads the volumes below `root` and clears away what a crash left.
+    ///
+    /// # Errors
+    /// When `root` can't be made or read.
+    pub async fn open(root: PathBuf) -> Result<Self, VolumeError> {
+        let found = blocking(move || record::read_all(&root)).await?;
+        let entries = found
+            .volumes
+            .into_iter()
+            .map(|(volume, mount)| {
+                let entry = Entry { volume, mount, state: Arc::default() };
+                (entry.volume.name.clone(), entry)
+            })
+            .collect();
+        let inner = Inner { root: found.root, entries: Mutex::new(entries) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+impl Driver for Local {
+    fn name(&self) -> &'static str {
+        DRIVER
+    }
+
+    fn create<'a>(
+        &'a self,
+        name: &'a VolumeName,
+        spec: &'a VolumeSpec,
+    ) -> BoxFuture<'a, Result<Volume, VolumeError>> {
+        let (inner, name, spec) = (self.inner.clone(), name.clone(), spec.clone());
+        Box::pin(blocking(move || inner.create(name, spec)))
+    }
+
+    fn get(&self, name: &VolumeName) -> Option<Volume> {
+        self.inner.entries().get(name).map(|e| e.volume.clone())
+    }
+
+    fn list(&self) -> Vec<Volume> {
+        self.inner.entries().values().map(|e| e.volume.clone()).collect()
+    }
+
+    fn remove<'a>(&'a self, name: &'a VolumeName) -> BoxFuture<'a, Result<(), VolumeError>> {
+        Box::pin(async move {
+            let Ok(entry) = self.inner.entry(name) else { return Ok(()) };
+            let mut state = entry.state.clone().lock_owned().await;
+            let inner = self.inner.clone();
+            blocking(move || inner.remove(&entry, &mut state)).await
+        })
+    }
+
+    fn mount<'a>(
+        &'a self,
+        name: &'a VolumeName,
+        user: &'a str,
+    ) -> BoxFuture<'a, Result<PathBuf, VolumeError>> {
+        Box::pin(async move {
+            let entry = self.inner.entry(name)?;
+            let mut state = entry.state.clone().lock_owned().await;
+            if state.removed {
+                return Err(VolumeError::NotFound { name: name.to_string() });
+            }
+            let path = entry.volume.mountpoint.clone();
+            if entry.mount.is_some() {
+                let user = user.to_owned();
+                blocking(move || {
+                    entry.ensure_mounted()?;
+                    state.users.insert(user);
+                    Ok(())
+                })
+                .await?;
+            } else {
+                state.users.insert(user.to_owned());
+            }
+            Ok(path)
+        })
+    }
+
+    fn unmount<'a>(
+        &'a self,
+        name: &'a VolumeName,
+        user: &'a str,
+    ) -> BoxFuture<'a, Result<(), VolumeError>> {
+        Box::pin(async move {
+            let Ok(entry) = self.inner.entry(name) else { return Ok(()) };
+            let mut state = entry.state.clone().lock_owned().await;
+            let known = state.users.remove(user);
+            if entry.mount.is_none() || !known || !state.users.is_empty() {
+                return Ok(());
+            }
+            blocking(move || {
+                let done = entry.ensure_unmounted();
+                drop(state);
+                done
+            })
+            .await
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        users: &'a BTreeMap<VolumeName, BTreeSet<String>>,
+    ) -> BoxFuture<'a, Vec<VolumeError>> {
+        Box::pin(async move {
+            let entries: Vec<Entry> = self.inner.entries().values().cloned().collect();
+            let mut failures = Vec::new();
+            for entry in entries {
+                let mut state = entry.state.clone().lock_owned().await;
+                state.users = users.get(&entry.volume.name).cloned().unwrap_or_default();
+                if entry.mount.is_none() {
+                    continue;
+                }
+                let wanted = !state.users.is_empty();
+                let done = blocking(move || {
+                    let done =
+                        if wanted { entry.ensure_mounted() } else { entry.ensure_unmounted() };
+                    drop(state);
+                    done
+                });
+                failures.extend(done.await.err());
+            }
+            failures
+        })
+    }
+
+    fn size<'a>(&'a self, name: &'a VolumeName) -> BoxFuture<'a, Result<Option<u64>, VolumeError>> {
+        Box::pin(async move {
+            let entry = self.inner.entry(name)?;
+            if entry.mount.is_some() {
+                return Ok(None);
+            }
+            blocking(move || operations::tree_size(&entry.volume.mountpoint)).await.map(Some)
+        })
+    }
+
+    fn copy_up<'a>(
+        &'a self,
+        name: &'a VolumeName,
+        rootfs: &'a Path,
+        inside: &'a Path,
+    ) -> BoxFuture<'a, Result<(), VolumeError>> {
+        Box::pin(async move {
+            let entry = self.inner.entry(name)?;
+            let state = entry.state.clone().lock_owned().await;
+            if state.removed {
+                return Err(VolumeError::NotFound { name: name.to_string() });
+            }
+            let (rootfs, inside) = (rootfs.to_owned(), inside.to_owned());
+            let inner = self.inner.clone();
+            blocking(move || inner.copy_up(&entry, &state, &rootfs, &inside)).await
+        })
+    }
+}
+
+/// Runs file work on a thread that may wait.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only while the runtime shuts down.
+            Err(e) => Err(VolumeError::Io {
+                operation: "work on",
+                path: PathBuf::from("volumes"),
+                source: std::io::Error::other(e),
+            }),
+        },
+    }
+}
