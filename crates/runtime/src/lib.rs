@@ -15,11 +15,17 @@
 //!   ([`Runtime`], [`Shim`], [`ExecProcess`]) needs a tokio runtime.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 mod client;
 mod error;
+pub mod init;
 pub mod logs;
 pub mod protocol;
+pub mod seccomp;
 pub mod shim;
+pub mod signal;
+pub mod spec;
+pub mod user;
 
 pub use client::{
     AttachOptions, AttachStream, CreateRequest, ExecProcess, ExecRequest, ExitStatus, IoConfig,

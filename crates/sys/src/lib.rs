@@ -9,3 +9,4 @@
 
 pub mod file;
 pub mod mount;
+pub mod process;
