@@ -1,0 +1,161 @@
+//! Files out of and into a container's file system as tar archives, for
+//! `docker cp`, volumes that are filled from the image, and export.
+//!
+//! Be aware:
+//! - The root may be that of a running, hostile container. Paths are resolved
+//!   by the kernel within the root, links included; what is there may change
+//!   at any time, and no change of it leads outside.
+//! - The root is given as an open directory, so that it can be
+//!   `/proc/<pid>/root` as well as a mounted snapshot.
+
+use std::path::{Path, PathBuf};
+
+use sampan_types::{ErrorKind, Kind, Timestamp};
+use thiserror::Error;
+use tokio::io::AsyncRead;
+
+use crate::{ByteStream, Limits};
+
+/// Why an archive, or a path in a container, was refused.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// The path doesn't exist in the container.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path as it was asked for.
+        path: String,
+        /// Filled in by the caller who knows the container.
+        container: String,
+    },
+    /// A directory was needed, by the path's form or the operation.
+    #[error("{0}: not a directory")]
+    NotADirectory(String),
+    /// A directory would replace a file, or a file a directory.
+    #[error("cannot overwrite {existing} {path:?} with {new}")]
+    Overwrite {
+        /// What is there: `directory` or `non-directory`.
+        existing: &'static str,
+        /// Where.
+        path: String,
+        /// What the archive has.
+        new: &'static str,
+    },
+    /// The archive has not the form of a tar archive.
+    #[error("invalid tar archive: {0}")]
+    Malformed(String),
+    /// An entry asks for something that archives may not have.
+    #[error("refused archive entry {entry:?}: {reason}")]
+    Refused {
+        /// The entry's path.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// The archive asks for more than the limits allow.
+    #[error("archive refused: {0}")]
+    TooLarge(String),
+    /// The disk is full.
+    #[error("no space left on device while writing {0}")]
+    NoSpace(String),
+    /// The file system, or the stream of the archive, failed.
+    #[error("{operation} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path within the root.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The worker died.
+    #[error("the operation was interrupted")]
+    Interrupted,
+}
+
+impl Kind for ArchiveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchFile { .. } => ErrorKind::NotFound,
+            Self::NotADirectory(_)
+            | Self::Overwrite { .. }
+            | Self::Malformed(_)
+            | Self::Refused { .. }
+            | Self::TooLarge(_) => ErrorKind::InvalidParameter,
+            Self::NoSpace(_) | Self::Io { .. } | Self::Interrupted => ErrorKind::System,
+        }
+    }
+}
+
+/// What is at a path: the header `X-Docker-Container-Path-Stat`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStat {
+    /// The last part of the path.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Type and permissions as Go's `os.FileMode` has them.
+    pub mode: u32,
+    /// When it was last changed.
+    pub mtime: Timestamp,
+    /// Where a symbolic link leads, within the root; empty otherwise.
+    pub link_target: String,
+}
+
+/// How to unpack an archive into a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExtractOptions {
+    /// Refuse to replace a directory by something else, and the reverse.
+    pub no_overwrite_dir_non_dir: bool,
+    /// Keep the archive's owners; otherwise everything belongs to `owner`.
+    pub copy_uid_gid: bool,
+    /// Whom new files belong to when the archive's owners aren't kept.
+    pub owner: (u32, u32),
+    /// Bounds on the archive.
+    pub limits: Limits,
+}
+
+/// What is at `path` within `root`. The path may be relative (to the root); a
+/// final symbolic link is not followed unless the path ends in `/` or `/.`.
+///
+/// # Errors
+/// [`ArchiveError::NoSuchFile`], [`ArchiveError::NotADirectory`].
+pub async fn stat(root: PathBuf, path: &str) -> Result<PathStat, ArchiveError> {
+    todo!()
+}
+
+/// The file or tree at `path` within `root` as a tar archive, as Docker's
+/// `GET /containers/{id}/archive` gives it: entries begin with the last part of
+/// the path, or with `./` for its content when it ends in `/.`.
+///
+/// # Errors
+/// As [`stat`]; errors after the first byte end the stream.
+pub async fn read(root: PathBuf, path: &str) -> Result<(PathStat, ByteStream), ArchiveError> {
+    todo!()
+}
+
+/// Unpacks `archive` (compressed or not) into the directory `path` within
+/// `root`, as Docker's `PUT /containers/{id}/archive` does.
+///
+/// # Errors
+/// [`ArchiveError`] of every kind; what was unpacked before stays.
+pub async fn write<R>(
+    root: PathBuf,
+    path: &str,
+    options: ExtractOptions,
+    archive: R,
+) -> Result<(), ArchiveError>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    todo!()
+}
+
+/// Copies the content of the directory `path` within `root` to the directory
+/// `target`, with owners, modes, times, links and attributes: how a new volume
+/// is filled from the image. Nothing happens when `path` is not a directory.
+///
+/// # Errors
+/// Those of the file systems.
+pub async fn copy_out(root: PathBuf, path: &Path, target: &Path) -> Result<(), ArchiveError> {
+    todo!()
+}
