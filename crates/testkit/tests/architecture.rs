@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &["types", "image", "engine"]),
     ("cli", &["types"]),
     ("testkit", &[]),
+    ("benches", &["testkit"]),
 ];
 
 #[test]

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Measures the release binary against what can be installed here: crun, runc,
+# and Debian's dockerd when it is there. Arguments are names of measurements.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+need_root
+use_toolchain
+# shellcheck disable=SC2086
+install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun
+install_docker_cli
+cargo build --release --bin sampan --package sampan
+cargo build --release --package sampan-benches
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+built="$target/x86_64-unknown-linux-gnu/release"
+exec "$built/sampan-benches" "$built/sampan" "$@"

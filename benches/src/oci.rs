@@ -1,0 +1,58 @@
+//! A container's start against bare OCI runtimes on the same root file system.
+
+use serde_json::{Value, json};
+
+use crate::engine::Engine;
+use crate::{median_of, timed};
+
+const BUNDLE_SCRIPT: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; cd BUNDLE && RUNTIME";
+const RUNS: u32 = 30;
+
+/// Prints the time of `crun run` and `runc run` of `/bin/true` beside that of
+/// a start through the engine.
+pub fn compare(engine: &Engine) {
+    let ours = median_of(15, || {
+        let id = engine.create(&json!({}))?;
+        let figure = timed(|| engine.start(&id));
+        engine.remove(&[id]);
+        figure
+    });
+    println!("{:<16} {:>6} {:>12}", "oci: engine", "ms", show(&ours));
+    for runtime in ["crun", "runc"] {
+        let theirs = run(engine, runtime);
+        let ratio = match (&ours, &theirs) {
+            (Ok(ours), Ok(theirs)) => format!("   ratio {:.3}", ours / theirs),
+            _ => String::new(),
+        };
+        println!("{:<16} {:>6} {:>12}{ratio}", format!("oci: {runtime}"), "ms", show(&theirs));
+    }
+}
+
+fn show(figure: &Result<f64, String>) -> String {
+    match figure {
+        Ok(figure) => format!("{figure:.2}"),
+        Err(e) => e.clone(),
+    }
+}
+
+/// The median time of `RUNTIME run` of `/bin/true`. crun refuses a host with
+/// both versions of cgroups, so the unified mount is hidden from it.
+fn run(engine: &Engine, runtime: &str) -> Result<f64, String> {
+    let bundle = engine.host().dir().join(format!("bundle-{runtime}"));
+    std::fs::create_dir_all(&bundle).map_err(|e| e.to_string())?;
+    engine.shell(&format!("cd {} && rm -f config.json && {runtime} spec", bundle.display()))?;
+    let file = bundle.join("config.json");
+    let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+    let mut spec: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    spec["process"]["terminal"] = json!(false);
+    spec["process"]["args"] = json!(["/bin/true"]);
+    spec["root"]["path"] = json!(engine.rootfs());
+    std::fs::write(&file, spec.to_string()).map_err(|e| e.to_string())?;
+    // One shell for all runs, so that only the runtime's own time counts.
+    let script = BUNDLE_SCRIPT.replace("BUNDLE", &bundle.display().to_string()).replace(
+        "RUNTIME",
+        &format!("for i in $(seq {RUNS}); do {runtime} run bench-$i || exit 1; done"),
+    );
+    let all = timed(|| engine.shell(&format!("unshare -m sh -c '{script}'")).map(drop))?;
+    Ok(all / f64::from(RUNS))
+}
