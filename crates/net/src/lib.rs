@@ -1,2 +1,39 @@
-//! Networks: address management, drivers, firewall, published ports.
+//! Networks: address management, published ports, name files, drivers,
+//! firewall, sandboxes, and the manager that composes them.
+//!
+//! ```text
+//! Networks (manager) ── Sandboxes: network namespaces, some made ahead
+//!    ├── Driver:   links, addresses, routes     bridge · host · none
+//!    └── Firewall: one nftables table           nft · noop
+//! pure beside them: ipam::Pool · ports::PortTable · names
+//! ```
+//!
+//! Be aware:
+//! - Nothing here is persisted. Addresses and ports belong to the engine's
+//!   records; [`Networks::reconcile`] compares the kernel with them at start.
+//! - Every object made in the kernel is marked with the instance's name
+//!   (interface alias, table name, directory of the namespaces); what bears
+//!   no such mark is never touched.
+//! - Netlink calls run on one network thread, never on the async workers.
 #![forbid(unsafe_code)]
+
+mod config;
+pub mod driver;
+mod error;
+pub mod firewall;
+pub mod ipam;
+mod mac;
+mod manager;
+pub mod names;
+pub mod ports;
+mod sandbox;
+mod worker;
+
+pub use config::{
+    Attachment, BridgeConfig, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec,
+    Subnet,
+};
+pub use error::NetError;
+pub use mac::{MacAddr, MacError};
+pub use manager::{Networks, Repairs, Sandbox};
+pub use ports::{PortError, PortRequest, PortTable, Protocol, PublishedPort};

@@ -9,4 +9,6 @@
 
 pub mod file;
 pub mod mount;
+pub mod netlink;
+pub mod sysctl;
 pub mod process;

@@ -1,0 +1,8 @@
+//! The texts of `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` as
+//! Docker writes them. Pure: the caller reads and writes the files.
+
+mod hosts;
+mod resolv;
+
+pub use hosts::{HostsInput, hostname_file, hosts_file};
+pub use resolv::{ResolvConf, ResolvInput, resolv_conf};
