@@ -137,12 +137,11 @@ impl Inner {
         make_dir(&beside, 0o700)?;
         let copied = copy::copy_from(&source, inside, &beside)
             .and_then(|()| fs::rename(&beside, target).map_err(VolumeError::io("fill", target)));
-        if copied.is_err() {
+        copied.inspect_err(|_| {
             if let Err(error) = file::remove_tree(&beside) {
                 tracing::warn!(path = %beside.display(), %error, "an unfinished copy stays");
             }
-        }
-        copied
+        })
     }
 
     fn temporary(&self, prefix: &str) -> Result<PathBuf, VolumeError> {

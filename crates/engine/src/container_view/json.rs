@@ -1,0 +1,1 @@
+//! Pieces of JSON that list and inspect share.

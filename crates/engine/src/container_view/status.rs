@@ -1,0 +1,1 @@
+//! The status line of `docker ps`.

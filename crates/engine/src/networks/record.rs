@@ -1,0 +1,149 @@
+//! What the store keeps about a network, in a versioned envelope.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sampan_net::{DriverConfig, NetworkSpec};
+use sampan_types::{ErrorKind, Kind, NetworkId, Timestamp};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The names of the networks that are always there.
+pub const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
+
+/// The store's prefix of network records.
+pub(super) const PREFIX: &str = "networks/";
+
+const VERSION: u32 = 1;
+
+/// Why a record could not be read.
+#[derive(Debug, Error)]
+pub(super) enum RecordError {
+    /// The bytes are not a record.
+    #[error("network record {key}: {source}")]
+    Malformed {
+        /// The record's key.
+        key: String,
+        /// What the parser found.
+        source: serde_json::Error,
+    },
+    /// A later version of the program wrote it.
+    #[error(
+        "network record {key} has version {found}, this program reads up to {VERSION}; use the \
+         newer program"
+    )]
+    TooNew {
+        /// The record's key.
+        key: String,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Kind for RecordError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::System
+    }
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Its id; also the predefined networks' stay the same over restarts.
+    pub id: NetworkId,
+    /// Its unique name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The driver and what the kernel's part needs.
+    pub driver: DriverConfig,
+    /// The driver's options as the user gave them.
+    pub options: BTreeMap<String, String>,
+    /// The user's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its subnets.
+    pub ipam: Vec<IpamRecord>,
+    /// The options of address management as the user gave them.
+    pub ipam_options: BTreeMap<String, String>,
+    /// No way in or out.
+    pub internal: bool,
+    /// The user's `--attachable`: only shown.
+    pub attachable: bool,
+}
+
+/// One subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamRecord {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// Where addresses come from when none is asked for.
+    pub range: Option<IpNet>,
+    /// The host's address on the bridge.
+    pub gateway: IpAddr,
+    /// Addresses that are used by something else, by name.
+    pub auxiliary: BTreeMap<String, IpAddr>,
+    /// Whether the user chose the subnet; only then may containers ask for
+    /// addresses in it.
+    pub chosen: bool,
+}
+
+#[derive(Serialize)]
+struct EnvelopeRef<'a> {
+    version: u32,
+    network: &'a NetworkRecord,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    network: NetworkRecord,
+}
+
+impl NetworkRecord {
+    /// Whether it is one of those that are always there.
+    #[must_use]
+    pub fn is_predefined(&self) -> bool {
+        PREDEFINED.contains(&self.name.as_str())
+    }
+
+    /// The driver's name.
+    #[must_use]
+    pub fn driver_name(&self) -> &'static str {
+        match self.driver {
+            DriverConfig::Bridge(_) => "bridge",
+            DriverConfig::Host => "host",
+            DriverConfig::None => "null",
+        }
+    }
+
+    /// What the kernel's part is told.
+    #[must_use]
+    pub fn spec(&self) -> NetworkSpec {
+        NetworkSpec { id: self.id.clone(), name: self.name.clone(), driver: self.driver.clone() }
+    }
+
+    pub(super) fn key(&self) -> String {
+        format!("{PREFIX}{}", self.id)
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        serde_json::to_vec(&EnvelopeRef { version: VERSION, network: self })
+            .map_err(|source| RecordError::Malformed { key: self.key(), source })
+    }
+
+    pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Self, RecordError> {
+        let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
+        let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
+        match header.version {
+            VERSION => serde_json::from_slice::<Envelope>(bytes)
+                .map(|e| e.network)
+                .map_err(malformed),
+            found => Err(RecordError::TooNew { key: key.to_owned(), found }),
+        }
+    }
+}
