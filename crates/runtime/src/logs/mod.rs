@@ -6,10 +6,13 @@
 //! - Readers follow by inotify; they never look at a file "from time to time".
 
 mod config;
-pub mod split;
-pub mod writer;
-
+mod json;
+mod local;
 mod reader;
+mod rotate;
+pub mod split;
+mod syslog;
+pub mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

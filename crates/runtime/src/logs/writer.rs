@@ -4,7 +4,7 @@ use std::io;
 
 use sampan_types::Timestamp;
 
-use super::{LogSetup, StdStream};
+use super::{LogSetup, StdStream, json, local, rotate, syslog};
 
 /// One line, or a piece of a long one.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,37 @@ pub trait LogSink {
 /// # Errors
 /// When a log file can't be made. A syslog receiver that is away is no error.
 pub fn open(setup: &LogSetup) -> io::Result<Box<dyn LogSink>> {
-    let _ = setup;
-    todo!()
+    Ok(match setup {
+        LogSetup::None => Box::new(Discard),
+        LogSetup::JsonFile { path, max_size, max_file, compress, attrs } => {
+            let rotation =
+                rotate::Rotation { max_size: *max_size, max_file: *max_file, compress: *compress };
+            Box::new(json::JsonSink::open(path, rotation, attrs)?)
+        }
+        LogSetup::Local { path, max_size, max_file, compress, attrs } => {
+            let rotation =
+                rotate::Rotation { max_size: *max_size, max_file: *max_file, compress: *compress };
+            Box::new(local::LocalSink::open(path, rotation, attrs)?)
+        }
+        LogSetup::Syslog { address, facility, tag, format, buffer } => {
+            Box::new(syslog::SyslogSink::new(address.clone(), *facility, tag, *format, *buffer))
+        }
+    })
+}
+
+/// The driver `none`.
+struct Discard;
+
+impl LogSink for Discard {
+    fn write(&mut self, _record: &Record<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn dropped(&self) -> u64 {
+        0
+    }
 }
