@@ -1,4 +1,33 @@
-//! The sampan binary: command line, daemon and shim in one.
-#![forbid(unsafe_code)]
+//! One binary for everything: the `sampan` command, `sampan daemon`,
+//! `sampan shim` beside every container, and, under the name `dockerd`, a
+//! daemon that takes dockerd's flags.
+//!
+//! Be aware:
+//! - The shim must stay single-threaded and small, so it is told apart before
+//!   anything else is set up.
 
-fn main() {}
+mod daemon;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    if called == "dockerd" {
+        return daemon::main(args);
+    }
+    if called == "docker-init" {
+        return sampan_runtime::init::main(args.split_off(1));
+    }
+    match args.get(1).and_then(|a| a.to_str()) {
+        Some("shim") => sampan_runtime::shim::main(args.split_off(2)),
+        Some("init") => sampan_runtime::init::main(args.split_off(2)),
+        Some("daemon") => {
+            args.remove(1);
+            daemon::main(args)
+        }
+        _ => sampan_cli::main(args),
+    }
+}
