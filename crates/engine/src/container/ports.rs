@@ -1,0 +1,155 @@
+//! Reading `ExposedPorts` and `PortBindings` into requests for ports of the
+//! host. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+use sampan_net::{PortRequest, Protocol};
+use sampan_types::docker::{ContainerConfig, HostConfig};
+
+use super::validate::Refusal;
+
+/// A container's port: `80`, `80/tcp`, `53/udp`; a range for exposed ports.
+fn container_port(text: &str) -> Result<(RangeInclusive<u16>, Protocol), Refusal> {
+    let wrong = || Refusal(format!("invalid port specification: \"{text}\""));
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol: Protocol = protocol.parse().map_err(|_| wrong())?;
+    if protocol == Protocol::Sctp {
+        return Err(Refusal(format!("port {text}: sctp is not supported, use tcp or udp")));
+    }
+    let range = range(ports).ok_or_else(wrong)?;
+    if *range.start() == 0 {
+        return Err(wrong());
+    }
+    Ok((range, protocol))
+}
+
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some(first..=last)
+}
+
+/// What a container wants published, sorted by its ports. `default_ip` is for
+/// those that name no address.
+///
+/// # Errors
+/// A port, protocol or address that is none.
+pub fn requests(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    default_ip: Option<IpAddr>,
+) -> Result<Vec<PortRequest>, Refusal> {
+    let any = default_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let mut out = Vec::new();
+    let mut bound = BTreeSet::new();
+    for (port, bindings) in host.port_bindings.iter().flatten() {
+        let (ports, protocol) = container_port(port)?;
+        if ports.start() != ports.end() {
+            return Err(Refusal(format!("invalid port specification: \"{port}\"")));
+        }
+        let container_port = *ports.start();
+        for binding in bindings.iter().flatten() {
+            let ip = binding.host_ip.as_deref().unwrap_or_default();
+            let host_ip = match ip {
+                "" => any,
+                ip => ip
+                    .parse()
+                    .map_err(|_| Refusal(format!("invalid IP address for port {port}: \"{ip}\"")))?,
+            };
+            let wanted = binding.host_port.as_deref().unwrap_or_default();
+            let host_range = match wanted {
+                "" | "0" => None,
+                wanted => Some(range(wanted).filter(|r| *r.start() > 0).ok_or_else(|| {
+                    Refusal(format!("invalid port specification: \"{wanted}\""))
+                })?),
+            };
+            bound.insert((protocol, container_port));
+            out.push(PortRequest { protocol, host_ip, host_range, container_port });
+        }
+    }
+    for exposed in config.exposed_ports.iter().flatten() {
+        let (ports, protocol) = container_port(exposed)?;
+        if !host.publish_all_ports.unwrap_or(false) {
+            continue;
+        }
+        for container_port in ports {
+            if bound.insert((protocol, container_port)) {
+                out.push(PortRequest { protocol, host_ip: any, host_range: None, container_port });
+            }
+        }
+    }
+    out.sort_by(|a, b| {
+        (a.container_port, a.protocol, a.host_range.as_ref().map(|r| *r.start())).cmp(&(
+            b.container_port,
+            b.protocol,
+            b.host_range.as_ref().map(|r| *r.start()),
+        ))
+    });
+    // What names its port is served before what takes any.
+    out.sort_by_key(|r| r.host_range.is_none());
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_types::docker::PortBinding;
+
+    fn host(bindings: &[(&str, &str, &str)]) -> HostConfig {
+        let mut map: std::collections::HashMap<String, Option<Vec<PortBinding>>> = Default::default();
+        for (port, ip, host_port) in bindings {
+            map.entry((*port).to_owned()).or_default().get_or_insert_default().push(PortBinding {
+                host_ip: Some((*ip).to_owned()),
+                host_port: Some((*host_port).to_owned()),
+            });
+        }
+        HostConfig { port_bindings: Some(map), ..Default::default() }
+    }
+
+    #[test]
+    fn bindings_are_read() {
+        let config = ContainerConfig {
+            exposed_ports: Some(vec!["80/tcp".into(), "9000-9001/udp".into()]),
+            ..Default::default()
+        };
+        let mut h = host(&[
+            ("80/tcp", "", "8080"),
+            ("80/tcp", "127.0.0.1", "8000-8010"),
+            ("53/udp", "", ""),
+        ]);
+        let r = requests(&config, &h, None).unwrap();
+        let seen: Vec<_> = r
+            .iter()
+            .map(|r| (r.container_port, r.host_ip.to_string(), r.host_range.clone()))
+            .collect();
+        assert_eq!(seen, [
+            (80, "127.0.0.1".to_owned(), Some(8000..=8010)),
+            (80, "0.0.0.0".to_owned(), Some(8080..=8080)),
+            (53, "0.0.0.0".to_owned(), None),
+        ]);
+        h.publish_all_ports = Some(true);
+        let r = requests(&config, &h, Some("10.0.0.1".parse().unwrap())).unwrap();
+        assert_eq!(r.len(), 5);
+        assert!(r.iter().any(|r| r.container_port == 9001 && r.protocol == Protocol::Udp));
+        assert!(r.iter().filter(|r| r.host_ip.to_string() == "10.0.0.1").count() == 4);
+    }
+
+    #[test]
+    fn wrong_ports_are_refused() {
+        for (port, ip, host_port) in [
+            ("0/tcp", "", "80"),
+            ("80/icmp", "", "80"),
+            ("80/sctp", "", "80"),
+            ("80-90/tcp", "", "80"),
+            ("x", "", "80"),
+            ("80/tcp", "1.2.3", "80"),
+            ("80/tcp", "", "90-80"),
+            ("80/tcp", "", "70000"),
+        ] {
+            let r = requests(&ContainerConfig::default(), &host(&[(port, ip, host_port)]), None);
+            assert!(r.is_err(), "{port} {ip} {host_port}");
+        }
+    }
+}
