@@ -7,8 +7,15 @@
 //! - Functions block for as long as the kernel takes; callers on the async
 //!   runtime decide which of them need a blocking thread.
 
+pub mod arp;
+pub mod conntrack;
 pub mod file;
+pub mod inroot;
 pub mod mount;
 pub mod netlink;
-pub mod sysctl;
+pub mod netns;
+pub mod nft;
+pub mod overlay;
 pub mod process;
+pub mod sysctl;
+pub mod xattr;
