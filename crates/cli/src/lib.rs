@@ -1,2 +1,4 @@
-//! The sampan command: a thin client of the Engine API.
+//! The `sampan` command: a thin client of the Engine API.
 #![forbid(unsafe_code)]
+
+mod template;
