@@ -17,5 +17,6 @@ pub mod netns;
 pub mod nft;
 pub mod overlay;
 pub mod process;
+pub mod signal;
 pub mod sysctl;
 pub mod xattr;

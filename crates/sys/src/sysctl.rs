@@ -60,8 +60,7 @@ pub fn write(name: &str, value: &str) -> Result<bool, SysctlError> {
     if fs::read_to_string(&file).is_ok_and(|old| old.trim_end_matches('\n') == value) {
         return Ok(false);
     }
-    fs::write(file, value)
-        .map_err(|source| SysctlError::Io { name: name.to_owned(), source })?;
+    fs::write(file, value).map_err(|source| SysctlError::Io { name: name.to_owned(), source })?;
     Ok(true)
 }
 

@@ -1,0 +1,239 @@
+//! The rtnetlink socket: batches of requests, lists of objects.
+
+use std::io;
+use std::net::IpAddr;
+
+use super::attr::{HEADER, Message};
+use super::link::{self, Link};
+use super::socket::{Reply, Socket};
+use super::{AddressEntry, NetlinkError, RouteEntry, address, is_absence};
+
+/// More answers than this might not fit into the socket's buffer at once.
+const REQUESTS_PER_DATAGRAM: usize = 64;
+/// How often a list is read again when it changed meanwhile.
+const DUMP_ATTEMPTS: usize = 8;
+
+/// One change that the kernel is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub(crate) message: Message,
+    pub(crate) what: String,
+    absent_ok: bool,
+    present_ok: bool,
+}
+
+impl Request {
+    pub(crate) fn new(message: Message, what: String) -> Self {
+        Self { message, what, absent_ok: false, present_ok: false }
+    }
+
+    /// Takes the object's absence for success.
+    #[must_use]
+    pub fn absent_ok(mut self) -> Self {
+        self.absent_ok = true;
+        self
+    }
+
+    /// Takes the object's existence for success.
+    #[must_use]
+    pub fn present_ok(mut self) -> Self {
+        self.present_ok = true;
+        self
+    }
+
+    fn tolerates(&self, errno: i32) -> bool {
+        (self.absent_ok && is_absence(errno)) || (self.present_ok && errno == libc::EEXIST)
+    }
+}
+
+/// A socket for links, addresses, routes and neighbours of one namespace.
+#[derive(Debug)]
+pub struct Route {
+    socket: Socket,
+}
+
+impl Route {
+    /// A socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the socket can't be made.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: Socket::open(libc::NETLINK_ROUTE)? })
+    }
+
+    /// Carries all requests out in turn, each whether or not the ones before
+    /// it succeeded.
+    ///
+    /// # Errors
+    /// The first refusal that its request does not tolerate.
+    pub fn run(&mut self, requests: Vec<Request>) -> Result<(), NetlinkError> {
+        self.run_each(requests)?.into_iter().collect()
+    }
+
+    /// As [`Route::run`], with one result for each request.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn run_each(
+        &mut self,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut rest = requests.into_iter().peekable();
+        while rest.peek().is_some() {
+            let chunk: Vec<Request> = rest.by_ref().take(REQUESTS_PER_DATAGRAM).collect();
+            self.run_chunk(chunk, &mut results)?;
+        }
+        Ok(results)
+    }
+
+    fn run_chunk(
+        &mut self,
+        requests: Vec<Request>,
+        results: &mut Vec<Result<(), NetlinkError>>,
+    ) -> Result<(), NetlinkError> {
+        let mut datagram = Vec::new();
+        let mut sent = Vec::with_capacity(requests.len());
+        for mut request in requests {
+            let sequence = self.socket.next_sequence();
+            request.message.add_flags(libc::NLM_F_ACK as u16);
+            let empty = Message::new(0, 0, &[]);
+            std::mem::replace(&mut request.message, empty).append_to(sequence, &mut datagram);
+            sent.push((sequence, request, None));
+        }
+        self.socket.send(&datagram)?;
+        let mut missing = sent.len();
+        while missing > 0 {
+            self.socket.receive(true, |reply| {
+                if let Reply::Ack { sequence, errno, detail } = reply
+                    && let Some(entry) = sent.iter_mut().find(|(s, ..)| *s == sequence)
+                    && entry.2.is_none()
+                {
+                    entry.2 = Some((errno, detail));
+                    missing -= 1;
+                }
+            })?;
+        }
+        results.extend(sent.into_iter().map(|(_, request, answer)| match answer {
+            None | Some((0, _)) => Ok(()),
+            Some((errno, _)) if request.tolerates(errno) => Ok(()),
+            Some((errno, detail)) => Err(NetlinkError::Refused {
+                what: request.what,
+                source: io::Error::from_raw_os_error(errno),
+                detail,
+            }),
+        }));
+        Ok(())
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        dump(&mut self.socket, &link::list_request(), "list links", link::parse)
+    }
+
+    /// The link with this name, if there is one.
+    ///
+    /// # Errors
+    /// Other than absence.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let what = format!("find link {name}");
+        let sequence = self.socket.next_sequence();
+        let mut datagram = Vec::new();
+        link::get_request(name).append_to(sequence, &mut datagram);
+        self.socket.send(&datagram)?;
+        let mut answer = None;
+        while answer.is_none() {
+            self.socket.receive(true, |reply| match reply {
+                Reply::Object { sequence: s, body, .. } if s == sequence => {
+                    answer = Some(Ok(link::parse(body)));
+                }
+                Reply::Ack { sequence: s, errno, detail } if s == sequence => {
+                    answer = Some(Err((errno, detail)));
+                }
+                _ => {}
+            })?;
+        }
+        match answer {
+            Some(Ok(link)) => link.map(Some).ok_or(NetlinkError::Malformed(what)),
+            Some(Err((errno, _))) if is_absence(errno) => Ok(None),
+            Some(Err((errno, detail))) => Err(NetlinkError::Refused {
+                what,
+                source: io::Error::from_raw_os_error(errno),
+                detail,
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// All addresses of both families.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn addresses(&mut self) -> Result<Vec<AddressEntry>, NetlinkError> {
+        dump(&mut self.socket, &address::addresses_request(), "list addresses", |body| {
+            address::parse_address(body)
+        })
+    }
+
+    /// All unicast routes of the main table of the family of `like`.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn routes(&mut self, like: IpAddr) -> Result<Vec<RouteEntry>, NetlinkError> {
+        let request = address::routes_request(like);
+        dump(&mut self.socket, &request, "list routes", address::parse_route)
+    }
+}
+
+/// Reads a whole list; again when it changed while it was read.
+pub(crate) fn dump<T>(
+    socket: &mut Socket,
+    request: &Message,
+    what: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
+    debug_assert!(request.len() >= HEADER);
+    for _ in 0..DUMP_ATTEMPTS {
+        let sequence = socket.next_sequence();
+        let mut request = request.clone();
+        request.add_flags(libc::NLM_F_DUMP as u16);
+        let mut datagram = Vec::new();
+        request.append_to(sequence, &mut datagram);
+        socket.send(&datagram)?;
+        let (mut list, mut changed, mut end) = (Vec::new(), false, None);
+        while end.is_none() {
+            socket.receive(true, |reply| match reply {
+                Reply::Object { sequence: s, interrupted, body, .. } if s == sequence => {
+                    changed |= interrupted;
+                    list.extend(parse(body));
+                }
+                Reply::Done { sequence: s, errno } | Reply::Ack { sequence: s, errno, .. }
+                    if s == sequence =>
+                {
+                    end = Some(errno);
+                }
+                _ => {}
+            })?;
+        }
+        match end {
+            Some(libc::EINTR) => {}
+            Some(0) | None if changed => {}
+            Some(0) | None => return Ok(list),
+            Some(errno) => {
+                return Err(NetlinkError::Refused {
+                    what: what.to_owned(),
+                    source: io::Error::from_raw_os_error(errno),
+                    detail: String::new(),
+                });
+            }
+        }
+    }
+    Err(NetlinkError::Refused {
+        what: what.to_owned(),
+        source: io::Error::from_raw_os_error(libc::EAGAIN),
+        detail: "the list changed all the while".to_owned(),
+    })
+}
