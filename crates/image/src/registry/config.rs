@@ -189,9 +189,9 @@ impl AuthConfig {
             return Ok(None);
         }
         let text = decode_base64(value).ok_or_else(|| refuse("it must be base64"))?;
-        let auth: Self = serde_json::from_slice(&text)
+        let auth: Option<Self> = serde_json::from_slice(&text)
             .map_err(|_| refuse("it must hold the credentials as a JSON object"))?;
-        Ok(Some(auth).filter(|a| !a.is_empty()))
+        Ok(auth.filter(|a| !a.is_empty()))
     }
 
     /// Whether there is nothing to authenticate with.
@@ -261,8 +261,14 @@ mod tests {
         let insecure =
             InsecureRegistries::parse(&["10.0.0.0/8", "Registry.lan:5000", "fd00::/8"]).unwrap();
         for host in [
-            "127.0.0.1:5000", "127.9.9.9", "localhost", "localhost:5000", "[::1]:5000",
-            "10.1.2.3:443", "registry.lan:5000", "[fd00::1]:80",
+            "127.0.0.1:5000",
+            "127.9.9.9",
+            "localhost",
+            "localhost:5000",
+            "[::1]:5000",
+            "10.1.2.3:443",
+            "registry.lan:5000",
+            "[fd00::1]:80",
         ] {
             assert!(insecure.lists(host), "{host}");
         }

@@ -20,8 +20,7 @@ impl Resolve for SystemDns {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let addresses = lookup(name.as_str()).await?;
-            let addresses: Addrs =
-                Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
+            let addresses: Addrs = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
             Ok(addresses)
         })
     }

@@ -49,6 +49,12 @@ pub enum RegistryError {
         /// The registry's own words.
         detail: String,
     },
+    /// There is nothing here to push.
+    #[error("An image does not exist locally with the tag: {name}")]
+    NoLocalImage {
+        /// The familiar name.
+        name: String,
+    },
     /// The registry asks for credentials and there are none.
     #[error("{method} \"{url}\": no basic auth credentials")]
     NoCredentials {
@@ -253,7 +259,10 @@ impl RegistryError {
         matches!(self, Self::Transport { connected: false, .. })
     }
 
-    pub(super) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { operation, path, source }
     }
@@ -285,6 +294,7 @@ impl Kind for RegistryError {
             Self::ManifestNotFound { .. }
             | Self::RepositoryNotFound { .. }
             | Self::AccessDenied { .. }
+            | Self::NoLocalImage { .. }
             | Self::NoMatchingManifest { .. }
             | Self::OtherPlatform { .. } => ErrorKind::NotFound,
             Self::LoginRefused { .. } => ErrorKind::Unauthorized,

@@ -28,10 +28,8 @@ pub(super) fn client_config(
 ) -> Result<ClientConfig, RegistryError> {
     let material = Material::read(certs_dir, host)?;
     let provider = Arc::new(ring::default_provider());
-    let refuse = |e: rustls::Error| RegistryError::Tls {
-        path: certs_dir.join(host),
-        reason: e.to_string(),
-    };
+    let refuse =
+        |e: rustls::Error| RegistryError::Tls { path: certs_dir.join(host), reason: e.to_string() };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(refuse)?;
