@@ -14,6 +14,7 @@ mod json;
 mod list;
 pub mod logs;
 mod mounted;
+mod processes;
 pub mod stats;
 mod status;
 mod top;
@@ -23,3 +24,17 @@ pub use commit::CommitOptions;
 pub use list::ListOptions;
 pub use logs::{LogOutput, Logs, LogsOptions};
 pub use stats::StatsStream;
+
+use std::collections::BTreeMap;
+
+use crate::record::ContainerRecord;
+
+/// What events about a container carry: its labels, its image and its name.
+pub(crate) fn attributes(record: &ContainerRecord) -> BTreeMap<String, String> {
+    let labels = record.config.labels.iter().flatten();
+    let mut out: BTreeMap<String, String> =
+        labels.map(|(k, v)| (k.clone(), v.clone())).collect();
+    out.insert("image".to_owned(), record.config.image.clone().unwrap_or_default());
+    out.insert("name".to_owned(), record.name.to_string());
+    out
+}

@@ -346,6 +346,7 @@ fn default_bridge(
 
 #[cfg(test)]
 mod tests {
+    use super::super::PREDEFINED;
     use super::*;
 
     fn pools() -> Vec<(IpNet, u8)> {
