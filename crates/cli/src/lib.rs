@@ -1,4 +1,6 @@
 //! The `sampan` command: a thin client of the Engine API.
 #![forbid(unsafe_code)]
 
+mod table;
 mod template;
+mod units;
