@@ -87,6 +87,19 @@ pub fn reset_signals() {
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// Sends a signal by number, real-time ones included, to a process that must
+/// be a child of this one, so that its id can't have passed to another.
+///
+/// # Errors
+/// Those of kill(2).
+pub fn send_signal(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes numbers and touches no memory of this process.
+    match unsafe { libc::kill(pid.as_raw(), signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Installs a compiled seccomp filter (an array of `struct sock_filter`) in
 /// this process. It needs `CAP_SYS_ADMIN` or no-new-privileges.
 ///
