@@ -7,15 +7,16 @@
 //!   refused: its digest would mean two things (CVE-2021-41190).
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 
+use super::download::Attempts;
 use super::error::RegistryError;
 use super::platform;
 use super::session::Session;
 use super::transport::{Request, printable, read_limited};
-use crate::{ConfigFile, Digest, Index, Manifest, Platform, Reference, media};
+use crate::{ConfigFile, Digest, Index, Manifest, Platform, ProgressSink, Reference, media};
 
 /// As large as a registry takes one (distribution-spec, "Pushing Manifests").
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -45,7 +46,7 @@ pub(super) struct Fetched {
 
 /// What a document is.
 pub(super) enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -109,6 +110,29 @@ pub(super) async fn fetch(
     Ok(Fetched { bytes, digest, document })
 }
 
+/// A small document: fetched again from the start when the connection breaks.
+async fn document(
+    session: &Session,
+    request: &Request,
+    what: &str,
+    limit: u64,
+) -> Result<(HeaderMap, Bytes), RegistryError> {
+    let mut attempts = Attempts::new(session.transport.config.max_attempts);
+    loop {
+        let fetched = async {
+            let response = session.expect(request, &[StatusCode::OK]).await?;
+            let headers = response.headers().clone();
+            Ok((headers, read_limited(&session.transport, response, what, limit).await?))
+        };
+        match fetched.await {
+            Err(error @ RegistryError::Transport { connected: true, .. }) => {
+                attempts.again(error, 0, what, &ProgressSink::none()).await?;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Follows indexes to the manifest for `platform`, or this machine's.
 pub(super) async fn resolve(
     session: &Session,
@@ -123,7 +147,7 @@ pub(super) async fn resolve(
         let index = match fetched.document {
             Document::Manifest(manifest) => {
                 let Fetched { bytes, digest, .. } = fetched;
-                return Ok(Resolved { top, bytes, digest, manifest, chosen });
+                return Ok(Resolved { top, bytes, digest, manifest: *manifest, chosen });
             }
             Document::Index(index) => index,
         };
@@ -150,9 +174,7 @@ pub(super) async fn fetch_config(
         return Err(RegistryError::TooLarge { what, limit: MAX_CONFIG });
     }
     let request = Request::new(Method::GET, session.url(&format!("blobs/{digest}")));
-    let response = session.expect(&request, &[StatusCode::OK]).await?;
-    let bytes =
-        read_limited(&session.transport, response, &what, manifest.config.size.max(1)).await?;
+    let (_, bytes) = document(session, &request, &what, manifest.config.size.max(1)).await?;
     check_size(&what, manifest.config.size, bytes.len())?;
     let actual = Digest::of(&bytes);
     if actual != *digest {
@@ -242,7 +264,7 @@ pub(super) fn parse(
     } else {
         let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(json)?;
         manifest.media_type = known;
-        Ok(Document::Manifest(manifest))
+        Ok(Document::Manifest(Box::new(manifest)))
     }
 }
 

@@ -11,6 +11,7 @@
 //! - The limits on concurrent transfers hold for all pulls (and all pushes) of
 //!   one [`Registry`] together, so make one and clone it.
 
+mod challenge;
 mod config;
 mod distribution;
 mod dns;

@@ -39,7 +39,8 @@ impl FromStr for Platform {
     /// Reads what `--platform` takes. What is not said is this machine's.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let word = |w: &str| {
-            !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+            w.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
         };
         let words: Vec<&str> = text.split('/').collect();
         if words.len() > 3 || !words.iter().all(|w| word(w)) {

@@ -13,14 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
+use super::challenge::{Challenge, challenge_error, challenges, preferred};
 use super::config::{AuthConfig, basic_header};
 use super::endpoint::Endpoint;
-use super::error::{Code, RegistryError};
+use super::error::RegistryError;
 use super::transport::{
     Body, Request, Transport, display_url, host_of, read_limited, status_error,
 };
@@ -50,13 +51,6 @@ struct Grant {
     scopes: Vec<String>,
     value: HeaderValue,
     expires: Option<Instant>,
-}
-
-/// What a registry wants to see.
-#[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String> },
 }
 
 /// The answer of a token server.
@@ -386,96 +380,9 @@ fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn preferred(challenges: &[Challenge]) -> Option<&Challenge> {
-    challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. })).or_else(|| challenges.first())
-}
-
-/// The challenges of `WWW-Authenticate` that are understood.
-fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
-    let mut found = Vec::new();
-    for_each_challenge(headers, |scheme, param| {
-        if scheme.eq_ignore_ascii_case("basic") {
-            found.push(Challenge::Basic);
-        } else if scheme.eq_ignore_ascii_case("bearer")
-            && let Some(realm) = param("realm")
-        {
-            found.push(Challenge::Bearer { realm, service: param("service") });
-        }
-    });
-    found
-}
-
-/// What a bearer challenge says is wrong with the token (RFC 6750, section 3.1).
-fn challenge_error(headers: &HeaderMap) -> Option<Code> {
-    let mut found = None;
-    for_each_challenge(headers, |scheme, param| {
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return;
-        }
-        let (code, message) = match param("error").as_deref() {
-            Some("invalid_token") => ("UNAUTHORIZED", "authentication required"),
-            Some("insufficient_scope") => ("DENIED", "requested access to the resource is denied"),
-            _ => return,
-        };
-        found = Some(Code { code: code.into(), message: message.into() });
-    });
-    found
-}
-
-fn for_each_challenge(
-    headers: &HeaderMap,
-    mut each: impl FnMut(&str, &dyn Fn(&str) -> Option<String>),
-) {
-    for value in headers.get_all(WWW_AUTHENTICATE) {
-        let Ok(text) = value.to_str() else { continue };
-        for challenge in http_auth::parse_challenges(text).unwrap_or_default() {
-            each(challenge.scheme, &|name| {
-                challenge
-                    .params
-                    .iter()
-                    .find(|(n, _)| n.eq_ignore_ascii_case(name))
-                    .map(|(_, v)| v.to_unescaped())
-            });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|v| (WWW_AUTHENTICATE, HeaderValue::from_static(v))).collect()
-    }
-
-    #[test]
-    fn bearer_is_preferred_and_nonsense_is_skipped() {
-        let found = challenges(&headers(&[
-            "Basic realm=\"x\"",
-            "Bearer realm=\"https://auth.example/token\",service=\"reg, istry\",scope=\"a:b:c\"",
-            "\u{7f}",
-            "Negotiate",
-        ]));
-        assert_eq!(
-            preferred(&found),
-            Some(&Challenge::Bearer {
-                realm: "https://auth.example/token".into(),
-                service: Some("reg, istry".into())
-            })
-        );
-        assert!(challenges(&headers(&["Bearer", "Bearer x=\"", ""])).is_empty());
-    }
-
-    #[test]
-    fn a_refused_scope_is_denied() {
-        let code = challenge_error(&headers(&[
-            "Bearer realm=\"https://a/\",error=\"insufficient_scope\"",
-        ]));
-        assert_eq!(
-            code.map(|c| c.to_string()).as_deref(),
-            Some("denied: requested access to the resource is denied")
-        );
-    }
 
     #[test]
     fn token_requests_carry_scopes_and_no_secret_in_the_address() {

@@ -168,4 +168,84 @@ mod tests {
         let error = client_config(dir.path(), "registry.lan:5000", true).unwrap_err().to_string();
         assert!(error.contains("client.key") && error.contains(".cert"), "{error}");
     }
+
+    /// An authority, and certificates by it for a server and a client.
+    struct Authority {
+        certificate: String,
+        server: (CertificateDer<'static>, PrivateKeyDer<'static>),
+        client: (String, String),
+    }
+
+    fn authority() -> Authority {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let signed = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            (params.signed_by(&key, &issuer).unwrap(), key)
+        };
+        let ((server, server_key), (client, client_key)) = (signed("registry.lan"), signed("me"));
+        let server_key = PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
+        Authority {
+            certificate: issuer.pem(),
+            server: (server.der().clone(), server_key),
+            client: (client.pem(), client_key.serialize_pem()),
+        }
+    }
+
+    /// Shakes hands with a server that wants certificates of `authority`.
+    async fn shake(authority: &Authority, config: ClientConfig) -> Result<(), String> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).unwrap())
+            .unwrap();
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(&provider),
+        );
+        let (certificate, key) = &authority.server;
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(vec![certificate.clone()], key.clone_key())
+            .unwrap();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let name = ServerName::try_from("registry.lan").unwrap();
+        let connecting = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (connected, accepted) =
+            tokio::join!(connecting.connect(name, ours), accepting.accept(theirs));
+        connected.map_err(|e| format!("here: {e}"))?;
+        accepted.map(drop).map_err(|e| format!("there: {e}"))
+    }
+
+    #[tokio::test]
+    async fn authorities_and_client_certificates_are_taken_from_the_directory() {
+        let authority = authority();
+        let dir = tempfile::tempdir().unwrap();
+        let config = |verify| client_config(dir.path(), "registry.lan", verify).unwrap();
+        let unknown = shake(&authority, config(true)).await.unwrap_err();
+        assert!(unknown.contains("UnknownIssuer"), "{unknown}");
+
+        let host = dir.path().join("registry.lan");
+        fs::create_dir(&host).unwrap();
+        fs::write(host.join("ca.crt"), &authority.certificate).unwrap();
+        let nameless = shake(&authority, config(true)).await.unwrap_err();
+        assert!(nameless.starts_with("there: "), "{nameless}");
+
+        fs::write(host.join("client.cert"), &authority.client.0).unwrap();
+        fs::write(host.join("client.key"), &authority.client.1).unwrap();
+        assert_eq!(shake(&authority, config(true)).await, Ok(()));
+        fs::remove_file(host.join("ca.crt")).unwrap();
+        assert_eq!(shake(&authority, config(false)).await, Ok(()), "unverified");
+        let elsewhere = client_config(dir.path(), "other.lan", false).unwrap();
+        assert!(
+            shake(&authority, elsewhere).await.is_err(),
+            "the client certificate stays with its host"
+        );
+    }
 }

@@ -117,6 +117,8 @@ impl Transport {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.once(request, &url, authorization).await?;
+            let (method, status) = (&request.method, response.status().as_u16());
+            tracing::debug!(%method, url = %display_url(&url), status, "registry answered");
             let Some(target) = redirect_target(&request.method, &response) else {
                 return Ok(response);
             };

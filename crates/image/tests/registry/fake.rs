@@ -117,7 +117,13 @@ impl Fake {
         digest
     }
 
-    pub fn add_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: Vec<u8>) -> Digest {
+    pub fn add_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        media_type: &str,
+        bytes: Vec<u8>,
+    ) -> Digest {
         let digest = Digest::of(&bytes);
         let entry = (media_type.to_owned(), Bytes::from(bytes));
         let mut state = self.state();
@@ -131,7 +137,12 @@ impl Fake {
     /// The requests for targets that contain `part`.
     pub fn seen(&self, method: &Method, part: &str) -> Vec<Seen> {
         let state = self.state();
-        state.seen.iter().filter(|s| s.method == method && s.target.contains(part)).cloned().collect()
+        state
+            .seen
+            .iter()
+            .filter(|s| s.method == method && s.target.contains(part))
+            .cloned()
+            .collect()
     }
 }
 
@@ -175,7 +186,9 @@ fn guard(state: &State, own: &str, headers: &HeaderMap) -> Option<Response<Body>
     let sent = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (fine, challenge) = match &state.guard {
         Guard::Open => return None,
-        Guard::Basic(name, password) => (sent == basic(name, password), "Basic realm=\"fake\"".into()),
+        Guard::Basic(name, password) => {
+            (sent == basic(name, password), "Basic realm=\"fake\"".into())
+        }
         Guard::Bearer(..) => (
             sent.starts_with("Bearer token-for "),
             format!("Bearer realm=\"http://{own}/token\",service=\"fake\""),
@@ -209,13 +222,9 @@ async fn token(state: &Mutex<State>, request: Request<Incoming>) -> Response<Bod
         return response(401, r#"{"details":"incorrect username or password"}"#);
     }
     let asked = if posted { form } else { query };
-    let scopes: Vec<&str> =
-        asked.split('&').filter_map(|p| p.strip_prefix("scope=")).collect();
-    let refresh = if asked.contains("offline_token=true") {
-        r#","refresh_token":"refresh-ann""#
-    } else {
-        ""
-    };
+    let scopes: Vec<&str> = asked.split('&').filter_map(|p| p.strip_prefix("scope=")).collect();
+    let refresh =
+        if asked.contains("offline_token=true") { r#","refresh_token":"refresh-ann""# } else { "" };
     response(
         200,
         format!(r#"{{"token":"token-for {}","expires_in":300{refresh}}}"#, scopes.join(" ")),
@@ -234,7 +243,9 @@ async fn manifest(
         let bytes = request.into_body().collect().await.unwrap().to_bytes();
         let digest = Digest::of(&bytes).to_string();
         let mut state = state.lock().unwrap();
-        state.manifests.insert((repository.to_owned(), digest.clone()), (media_type.clone(), bytes.clone()));
+        state
+            .manifests
+            .insert((repository.to_owned(), digest.clone()), (media_type.clone(), bytes.clone()));
         state.manifests.insert(key, (media_type, bytes));
         let mut created = response(201, "");
         created.headers_mut().insert("docker-content-digest", digest.parse().unwrap());
@@ -265,7 +276,8 @@ fn tags(state: &State, repository: &str, target: &str) -> Response<Body> {
     // One tag on each page.
     let page = target.split_once("page=").and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
     let shown: Vec<&str> = tags.iter().skip(page).take(1).copied().collect();
-    let mut found = response(200, serde_json::json!({ "name": repository, "tags": shown }).to_string());
+    let mut found =
+        response(200, serde_json::json!({ "name": repository, "tags": shown }).to_string());
     if page + 1 < tags.len() {
         let link = format!("</v2/{repository}/tags/list?page={}>; rel=\"next\"", page + 1);
         found.headers_mut().insert("link", link.parse().unwrap());
@@ -276,14 +288,17 @@ fn tags(state: &State, repository: &str, target: &str) -> Response<Body> {
 fn blob(state: &mut State, name: &str, request: &Request<Incoming>) -> Response<Body> {
     if let Some(base) = &state.redirect {
         let mut moved = response(307, "");
-        moved.headers_mut().insert("location", format!("{base}/v2/x/blobs/{name}?sig=s3cret").parse().unwrap());
+        moved
+            .headers_mut()
+            .insert("location", format!("{base}/v2/x/blobs/{name}?sig=s3cret").parse().unwrap());
         return moved;
     }
     let Some(bytes) = state.blobs.get(name).cloned() else {
         return error(404, "BLOB_UNKNOWN", "blob unknown to registry");
     };
     if request.method() == Method::HEAD {
-        let hidden = state.hidden.as_ref().is_some_and(|r| request.uri().path().contains(r.as_str()));
+        let hidden =
+            state.hidden.as_ref().is_some_and(|r| request.uri().path().contains(r.as_str()));
         if hidden {
             return error(404, "BLOB_UNKNOWN", "");
         }
@@ -350,7 +365,11 @@ async fn upload(
         state.lock().unwrap().uploads.remove(id);
         return Ok(response(204, ""));
     }
-    let breaks = if method == Method::PATCH { state.lock().unwrap().upload_breaks.pop_front() } else { None };
+    let breaks = if method == Method::PATCH {
+        state.lock().unwrap().upload_breaks.pop_front()
+    } else {
+        None
+    };
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {
         let Ok(Ok(data)) = frame.map(Frame::into_data) else { break };

@@ -132,7 +132,8 @@ async fn layers_from_elsewhere_and_old_formats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn words_of_a_registry_are_tamed() {
     let error = refused(|fake| {
-        fake.state().guard = Guard::Challenge(format!("Bearer realm=\"file:///{}\"", "x".repeat(5000)));
+        fake.state().guard =
+            Guard::Challenge(format!("Bearer realm=\"file:///{}\"", "x".repeat(5000)));
     })
     .await;
     assert!(error.to_string().contains("neither HTTP nor HTTPS"), "{error}");

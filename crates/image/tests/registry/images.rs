@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use sampan_image::registry::{PullRequest, PushRequest, Pulled, Registry, RegistryConfig, RegistryError};
+use sampan_image::registry::{
+    PullRequest, Pulled, PushRequest, Registry, RegistryConfig, RegistryError,
+};
 use sampan_image::{Digest, Images, Progress, ProgressSink, media};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -105,7 +107,10 @@ impl Host {
     }
 
     /// Pulls, and gives all messages.
-    pub async fn pull(&self, request: PullRequest) -> (Result<Pulled, RegistryError>, Vec<Progress>) {
+    pub async fn pull(
+        &self,
+        request: PullRequest,
+    ) -> (Result<Pulled, RegistryError>, Vec<Progress>) {
         let (sink, messages) = collect();
         let result = self.registry.pull(&request, &sink).await;
         drop(sink);
@@ -143,7 +148,12 @@ pub fn collect() -> (ProgressSink, tokio::task::JoinHandle<Vec<Progress>>) {
 }
 
 pub fn request(reference: &str) -> PullRequest {
-    PullRequest { reference: reference.parse().unwrap(), all_tags: false, platform: None, auth: None }
+    PullRequest {
+        reference: reference.parse().unwrap(),
+        all_tags: false,
+        platform: None,
+        auth: None,
+    }
 }
 
 /// The status texts about `id`, or about nothing.
@@ -161,7 +171,9 @@ pub fn statuses(messages: &[Progress], id: Option<&str>) -> Vec<String> {
 #[macro_export]
 macro_rules! need_root {
     () => {
-        if !std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+        if !std::fs::metadata("/proc/self")
+            .is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+        {
             eprintln!("skipped: layers keep their owners, which needs root");
             return;
         }

@@ -7,7 +7,9 @@ use sampan_types::{ErrorKind, ImageId, Kind};
 use serde_json::json;
 
 use crate::fake::Fake;
-use crate::images::{Host, Layer, host_architecture, layer, manifest, noise, publish, request, statuses};
+use crate::images::{
+    Host, Layer, host_architecture, layer, manifest, noise, publish, request, statuses,
+};
 use crate::need_root;
 
 fn two_layers() -> [Layer; 2] {
@@ -49,10 +51,7 @@ async fn says_what_docker_says() {
     fake.state().seen.clear();
     let (again, messages) = host.pull(request(&name)).await;
     assert!(!again.unwrap().newer);
-    assert_eq!(
-        statuses(&messages, None)[1],
-        format!("Status: Image is up to date for {name}")
-    );
+    assert_eq!(statuses(&messages, None)[1], format!("Status: Image is up to date for {name}"));
     assert!(fake.seen(&Method::GET, "/blobs/").is_empty());
 
     // An image on top of it: the known layer is not fetched again.
@@ -179,7 +178,8 @@ async fn chooses_the_platform_from_an_index() {
         }));
     }
     let index = json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": entries });
-    let top = fake.add_manifest("multi", "latest", media::OCI_INDEX, index.to_string().into_bytes());
+    let top =
+        fake.add_manifest("multi", "latest", media::OCI_INDEX, index.to_string().into_bytes());
     // The manifests have a type of their own in the documents.
     let name = format!("{}/multi", fake.address);
 
@@ -199,8 +199,7 @@ async fn chooses_the_platform_from_an_index() {
         "no matching manifest for linux/riscv64 in the manifest list entries"
     );
 
-    let inspected =
-        host.registry.distribution_inspect(&name.parse().unwrap(), None).await.unwrap();
+    let inspected = host.registry.distribution_inspect(&name.parse().unwrap(), None).await.unwrap();
     assert_eq!(inspected.descriptor.digest.as_deref(), Some(top.as_str()));
     assert_eq!(inspected.descriptor.media_type.as_deref(), Some(media::OCI_INDEX));
     assert_eq!(inspected.platforms.len(), 3);
@@ -267,9 +266,8 @@ async fn mirrors_come_first_and_may_fail() {
     need_root!();
     let (empty, full) = (Fake::start().await, Fake::start().await);
     publish(&full, "library/app", "latest", &[layer("a", b"a")]);
-    let mirrors = [&empty, &full]
-        .map(|f| Mirror::parse(&format!("http://{}", f.address)).unwrap())
-        .to_vec();
+    let mirrors =
+        [&empty, &full].map(|f| Mirror::parse(&format!("http://{}", f.address)).unwrap()).to_vec();
     let host = Host::new(RegistryConfig { mirrors, ..RegistryConfig::default() }).await;
     let mut wanted = request("app");
     wanted.auth = Some(sampan_image::registry::AuthConfig {
@@ -283,6 +281,7 @@ async fn mirrors_come_first_and_may_fail() {
     assert_eq!(statuses(&messages, None)[1], "Status: Downloaded newer image for app:latest");
     assert_eq!(host.images.resolve("app").unwrap(), pulled.images[0]);
     assert_eq!(empty.seen(&Method::GET, "/v2/library/app/manifests/latest").len(), 1);
-    let sent = [&empty, &full].map(|f| f.state().seen.iter().any(|s| s.header("authorization").is_some()));
+    let sent =
+        [&empty, &full].map(|f| f.state().seen.iter().any(|s| s.header("authorization").is_some()));
     assert_eq!(sent, [false, false], "credentials are not for mirrors");
 }

@@ -57,7 +57,9 @@ async fn says_what_docker_says_and_keeps_digests() {
     }
     let id = host.images.resolve(&name).unwrap();
     let known = host.images.inspect(&id).unwrap();
-    assert!(known.digests.iter().any(|d| d.domain() == target.address && d.digest() == Some(&digest)));
+    assert!(
+        known.digests.iter().any(|d| d.domain() == target.address && d.digest() == Some(&digest))
+    );
 
     // Once more, and under another tag: nothing is sent but the manifest.
     let other = format!("{}/team/app:3", target.address);
@@ -76,7 +78,9 @@ async fn goes_on_where_the_connection_broke_or_starts_again() {
     need_root!();
     let layers = [layer("big", &noise(3_000_000, 2))];
     let (source, host, _) = stocked(&layers).await;
-    for (breaks, forget) in [(vec![(1_000_000, false), (2_500_000, false)], false), (vec![(1_000_000, true)], true)] {
+    for (breaks, forget) in
+        [(vec![(1_000_000, false), (2_500_000, false)], false), (vec![(1_000_000, true)], true)]
+    {
         let target = Fake::start().await;
         target.state().upload_breaks = breaks.into();
         let name = format!("{}/app:latest", target.address);
