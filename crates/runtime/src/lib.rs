@@ -26,6 +26,7 @@ pub mod shim;
 pub mod signal;
 pub mod spec;
 pub mod user;
+mod watch;
 
 pub use client::{
     AttachOptions, AttachStream, CreateRequest, ExecProcess, ExecRequest, ExitStatus, IoConfig,

@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod overlay;
+pub mod port;
 pub mod process;
 pub mod signal;
 pub mod sysctl;

@@ -1,13 +1,27 @@
 //! Control groups of v1, hybrid and v2 hosts behind one type.
+//!
+//! Be aware:
+//! - On a hybrid host the controllers are in v1 hierarchies; the v2 one has
+//!   none, but its events and `cgroup.kill` serve for all processes that are
+//!   in it too.
+//! - v1 tells nobody when a group froze or became empty. Only there the state
+//!   is read again after a pause, a bounded number of times.
+//! - Everything but [`Cgroup::freeze`] is synchronous. [`Cgroup::kill_all`]
+//!   and [`Cgroup::remove`] may take seconds in the worst case.
 
+mod detect;
+mod files;
+mod freeze;
+mod kill;
+mod limits;
 mod stats;
+mod tree;
+mod weights;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::Pid;
-use oci_spec::runtime::LinuxResources;
 use sampan_types::{ErrorKind, Kind};
 use thiserror::Error;
 
@@ -75,16 +89,6 @@ impl Kind for CgroupError {
     }
 }
 
-impl CgroupHost {
-    /// Reads which hierarchies are mounted where.
-    ///
-    /// # Errors
-    /// [`CgroupError::NotMounted`], or when `/proc` can't be read.
-    pub fn detect() -> Result<Self, CgroupError> {
-        todo!()
-    }
-}
-
 /// One cgroup: the directory of the same path in every hierarchy.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
@@ -105,89 +109,25 @@ impl Cgroup {
         &self.path
     }
 
-    /// Makes the directories in every hierarchy, with parents prepared so that
-    /// limits can be set below them. Repeatable.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn create(&self) -> Result<(), CgroupError> {
-        let _ = &self.host;
-        todo!()
+    /// The v1 directory of `controller`.
+    fn v1(&self, controller: &str) -> Option<PathBuf> {
+        self.host.v1_mount(controller).map(|mount| self.below(mount))
     }
 
-    /// Moves the calling process into the v2 directory of a hybrid host, which
-    /// libcontainer leaves out. Does nothing on other hosts.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn join_unified(&self) -> Result<(), CgroupError> {
-        todo!()
+    /// The v2 directory.
+    fn unified(&self) -> Option<PathBuf> {
+        self.host.unified.as_deref().map(|mount| self.below(mount))
     }
 
-    /// What the processes have used. Files that are absent count as zero.
-    ///
-    /// # Errors
-    /// When the cgroup does not exist.
-    pub fn stats(&self) -> Result<CgroupStats, CgroupError> {
-        todo!()
+    /// The directory in which limits of `controller` are set.
+    fn controller(&self, controller: &str) -> Option<PathBuf> {
+        match self.host.version {
+            CgroupVersion::V2 => self.unified(),
+            _ => self.v1(controller),
+        }
     }
 
-    /// Changes the limits that `resources` sets; others stay.
-    ///
-    /// # Errors
-    /// When a controller is missing or the kernel refuses a value.
-    pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let _ = resources;
-        todo!()
-    }
-
-    /// Stops (or lets go on) all processes; returns when they are.
-    ///
-    /// # Errors
-    /// [`CgroupError::Timeout`]: the change is taken back then.
-    pub async fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
-        let _ = frozen;
-        todo!()
-    }
-
-    /// Whether the processes are frozen.
-    ///
-    /// # Errors
-    /// When it can't be read; an absent cgroup is not frozen.
-    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        todo!()
-    }
-
-    /// The processes in it and below it. None when it does not exist.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
-        todo!()
-    }
-
-    /// How many processes the kernel killed for want of memory.
-    ///
-    /// # Errors
-    /// When it can't be read; an absent cgroup has none.
-    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        todo!()
-    }
-
-    /// Kills every process in it and below it, and waits until they are gone.
-    /// Blocks for as long as that takes; repeatable.
-    ///
-    /// # Errors
-    /// When the kernel refuses or processes do not go away.
-    pub fn kill_all(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
-
-    /// Removes the directories with all below. Absence is success; repeatable.
-    ///
-    /// # Errors
-    /// When processes are left in it.
-    pub fn remove(&self) -> Result<(), CgroupError> {
-        todo!()
+    fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(self.path.strip_prefix("/").unwrap_or(&self.path))
     }
 }
