@@ -24,19 +24,16 @@ impl Engine {
             Status::Restarting => return Err(EngineError::Restarting(record.id.to_string())),
             _ => return Err(EngineError::NotRunning(record.id.to_string())),
         }
-        let parent = record.host_config.cgroup_parent.clone().filter(|p| !p.is_empty());
-        let cgroup = self.runtime().cgroup(container.id(), parent.as_deref());
-        let read = move || {
+        let cgroup = self.cgroup(&record);
+        self.blocking(move || {
             let mut pids = cgroup.processes()?;
             pids.sort_unstable();
             // Those that are gone meanwhile are left out.
-            Ok(pids.iter().filter_map(|p| Process::read(p.as_raw()).ok()).collect::<Vec<_>>())
-        };
-        let (listed, host) = tokio::task::spawn_blocking(move || (read(), Host::read()))
-            .await
-            .map_err(|e| EngineError::io("list the processes of", &record.id, e.into()))?;
-        let listed: Vec<Process> = listed.map_err(EngineError::part::<sampan_runtime::cgroup::CgroupError>)?;
-        Ok(table(&columns, &listed, &host))
+            let listed: Vec<Process> =
+                pids.iter().filter_map(|p| Process::read(p.as_raw()).ok()).collect();
+            Ok(table(&columns, &listed, &Host::read()))
+        })
+        .await
     }
 }
 
