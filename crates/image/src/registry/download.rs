@@ -167,7 +167,11 @@ impl Registry {
             let mut figures = Figures::new(label, "Downloading", blob.size, progress);
             if let Err(error) = attempt(session, ingest, blob, &mut figures).await {
                 let gained = ingest.offset().saturating_sub(before);
-                attempts.again(error, gained, label, progress).await?;
+                if let Err(error) = attempts.again(error, gained, label, progress).await {
+                    // For the next pull; that this one failed is known already.
+                    let _ = ingest.flush().await;
+                    return Err(error);
+                }
             }
         }
         Ok(())

@@ -190,7 +190,7 @@ fn guard(state: &State, own: &str, headers: &HeaderMap) -> Option<Response<Body>
             (sent == basic(name, password), "Basic realm=\"fake\"".into())
         }
         Guard::Bearer(..) => (
-            sent.starts_with("Bearer token-for "),
+            sent.starts_with("Bearer token-for"),
             format!("Bearer realm=\"http://{own}/token\",service=\"fake\""),
         ),
         Guard::Challenge(text) => (false, text.clone()),
@@ -413,8 +413,18 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// A body that breaks off after `bytes`.
 fn breaking(bytes: Bytes) -> Body {
-    let frames = [Ok(Frame::data(bytes)), Err(std::io::Error::other("broken on demand"))];
-    StreamBody::new(futures_util::stream::iter(frames)).boxed()
+    let frames = futures_util::stream::unfold(Some(bytes), |rest| async {
+        match rest {
+            Some(bytes) if !bytes.is_empty() => Some((Ok(Frame::data(bytes)), Some(Bytes::new()))),
+            // What was given is sent only when there is nothing more for now.
+            Some(_) => {
+                tokio::task::yield_now().await;
+                Some((Err(std::io::Error::other("broken on demand")), None))
+            }
+            None => None,
+        }
+    });
+    StreamBody::new(Box::pin(frames)).boxed()
 }
 
 fn response(status: u16, body: impl Into<Bytes>) -> Response<Body> {

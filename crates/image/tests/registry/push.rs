@@ -111,8 +111,6 @@ async fn mounts_what_another_repository_has() {
     source.state().guard = Guard::Bearer("ann", "s3cret");
     let name = format!("{}/other/app:latest", source.address);
     host.tag(&format!("{}/source", source.address), &name).await;
-    // The registry has the blobs for every repository: hide them from HEAD by
-    // putting only the mount in their place.
     let mut push = to(&name);
     push.auth = Some(AuthConfig {
         username: "ann".into(),
@@ -124,7 +122,7 @@ async fn mounts_what_another_repository_has() {
     result.unwrap();
     let about = statuses(&messages, Some(layers[0].diff_id.short()));
     assert_eq!(about.last().map(String::as_str), Some("Mounted from source"), "{about:?}");
-    let mount = &source.seen(&Method::POST, "mount=")[0];
+    let mount = source.seen(&Method::POST, "mount=").pop().unwrap();
     assert!(mount.target.contains("from=source"), "{}", mount.target);
     let scope = mount.header("authorization").unwrap();
     assert!(scope.contains("repository%3Asource%3Apull"), "{scope}");
