@@ -55,9 +55,9 @@ impl<S: Send + Sync> FromRequest<S> for JsonText {
 pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
     match Limited::new(body, MAX_JSON_BODY).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
-        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::invalid(format!(
-            "the request body is longer than {MAX_JSON_BODY} bytes"
-        ))),
+        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(ApiError::invalid(format!("the request body is longer than {MAX_JSON_BODY} bytes")))
+        }
         Err(e) => Err(ApiError::invalid(format!("cannot read the request body: {e}"))),
     }
 }
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn errors_have_dockerds_words() {
-        let message = |text: &str| decode::<serde_json::Value>(text.as_bytes()).unwrap_err().message;
+        let message =
+            |text: &str| decode::<serde_json::Value>(text.as_bytes()).unwrap_err().message;
         assert_eq!(message("{} {}"), "unexpected content after JSON");
         assert!(message("{").starts_with("invalid JSON: EOF"));
         assert!(message("{a").starts_with("invalid JSON: key must be a string"));

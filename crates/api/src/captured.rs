@@ -84,7 +84,8 @@ fn clients_of_other_times() {
     )
     .unwrap();
     assert_eq!(exec.detach_keys.as_deref(), Some("ctrl-a"));
-    let old = br#"{"Image":"busybox","Cmd":"top","HostConfig":{"KernelMemory":0,"KernelMemoryTCP":0,
+    let old =
+        br#"{"Image":"busybox","Cmd":"top","HostConfig":{"KernelMemory":0,"KernelMemoryTCP":0,
         "Capabilities":null,"DiskQuota":0,"RestartPolicy":{"Name":"","MaximumRetryCount":0}}}"#;
     let body: ContainerCreateBody = parse_create_body(old).unwrap();
     assert_eq!(body.cmd, Some(vec!["top".to_owned()]));

@@ -83,11 +83,8 @@ fn move_mac_address(body: &mut ContainerCreateBody, mac: String) -> Result<(), C
         return Err(CreateBodyError::MacWithMode);
     }
     let network = network.to_owned();
-    let endpoints = body
-        .networking_config
-        .get_or_insert_default()
-        .endpoints_config
-        .get_or_insert_default();
+    let endpoints =
+        body.networking_config.get_or_insert_default().endpoints_config.get_or_insert_default();
     if endpoints.is_empty() {
         endpoints.insert(network.clone(), EndpointSettings::default());
     }
@@ -138,7 +135,8 @@ mod tests {
 
     #[test]
     fn wrong_bodies_are_refused() {
-        for text in ["", "{", "[]", "1", "\"x\"", r#"{"Cmd":5}"#, r#"{"HostConfig":[]}"#, "\u{ff}"] {
+        for text in ["", "{", "[]", "1", "\"x\"", r#"{"Cmd":5}"#, r#"{"HostConfig":[]}"#, "\u{ff}"]
+        {
             let e = parse_create_body(text.as_bytes()).unwrap_err().to_string();
             assert!(e.starts_with("invalid JSON"), "{text}: {e}");
         }

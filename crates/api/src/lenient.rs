@@ -306,7 +306,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_ignored_and_errors_name_the_path() {
-        assert!(decode::<NetworkCreateRequest>(json!({"Name": "n", "CheckDuplicate": true})).is_ok());
+        assert!(
+            decode::<NetworkCreateRequest>(json!({"Name": "n", "CheckDuplicate": true})).is_ok()
+        );
         let path = |v| decode::<ContainerCreateBody>(v).unwrap_err().to_string();
         let e = path(json!({"HostConfig": {"Memory": "much"}}));
         assert!(e.starts_with("HostConfig.Memory: invalid type: string \"much\""), "{e}");
@@ -315,6 +317,8 @@ mod tests {
         let e = path(json!({"Env": [1]}));
         assert!(e.starts_with("Env[0]: invalid type: integer"), "{e}");
         assert!(decode::<ContainerCreateBody>(json!("text")).is_err());
-        assert!(decode::<ContainerCreateBody>(json!({"HostConfig": {"BlkioWeight": 70000}})).is_err());
+        assert!(
+            decode::<ContainerCreateBody>(json!({"HostConfig": {"BlkioWeight": 70000}})).is_err()
+        );
     }
 }

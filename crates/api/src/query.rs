@@ -59,7 +59,9 @@ impl Query {
         self.text(name)
             .map(|v| {
                 v.parse().map_err(|_| {
-                    ApiError::invalid(format!("invalid value {v:?} of parameter {name}: a number expected"))
+                    ApiError::invalid(format!(
+                        "invalid value {v:?} of parameter {name}: a number expected"
+                    ))
                 })
             })
             .transpose()
@@ -67,16 +69,18 @@ impl Query {
 
     /// A number that must be there.
     pub(crate) fn required_number<T: FromStr>(&self, name: &str) -> Result<T, ApiError> {
-        self.number(name)?
-            .ok_or_else(|| ApiError::invalid(format!("parameter {name} is missing: a number expected")))
+        self.number(name)?.ok_or_else(|| {
+            ApiError::invalid(format!("parameter {name} is missing: a number expected"))
+        })
     }
 
     /// A point in time; none where it is missing, empty or zero.
     pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>, ApiError> {
         self.text(name)
             .map(|v| {
-                Timestamp::parse(v)
-                    .map_err(|e| ApiError::invalid(format!("invalid value of parameter {name}: {e}")))
+                Timestamp::parse(v).map_err(|e| {
+                    ApiError::invalid(format!("invalid value of parameter {name}: {e}"))
+                })
             })
             .transpose()
             .map(|t| t.filter(|t| !t.is_never()))

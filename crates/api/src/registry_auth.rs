@@ -34,7 +34,9 @@ pub(crate) struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("serveraddress", &self.serveraddress).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("serveraddress", &self.serveraddress)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,9 +44,8 @@ impl Credentials {
     /// The credentials of a request; none where it brings nothing usable.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         let Some(value) = headers.get("x-registry-auth") else { return Ok(None) };
-        Self::parse(value.as_bytes()).map_err(|why| {
-            ApiError::invalid(format!("invalid X-Registry-Auth header: {why}"))
-        })
+        Self::parse(value.as_bytes())
+            .map_err(|why| ApiError::invalid(format!("invalid X-Registry-Auth header: {why}")))
     }
 
     /// In the type that the engine takes.
@@ -58,7 +59,6 @@ impl Credentials {
             username: Some(self.username),
             password: Some(self.password),
             serveraddress: Some(self.serveraddress).filter(|s| !s.is_empty()),
-            ..AuthConfig::default()
         })
     }
 

@@ -93,10 +93,7 @@ mod tests {
             "client version 1.20 is too old. Minimum supported API version is 1.24, please"
         ));
         let new = split("/v9.9/info").unwrap_err().to_string();
-        assert_eq!(
-            new,
-            "client version 9.9 is too new. Maximum supported API version is 1.53"
-        );
+        assert_eq!(new, "client version 9.9 is too new. Maximum supported API version is 1.53");
         assert!(split("/v1/info").is_err());
         assert!(split("/v1.9/info").is_err());
         assert!(split("/v1.99999999999/info").is_err());

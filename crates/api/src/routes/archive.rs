@@ -18,8 +18,7 @@ use crate::query::Query;
 const STAT_HEADER: &str = "x-docker-container-path-stat";
 
 pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/containers/{id}/archive", get(read).head(stat).put(write))
+    Router::new().route("/containers/{id}/archive", get(read).head(stat).put(write))
 }
 
 fn path(query: &Query) -> Answer<String> {
@@ -56,7 +55,6 @@ async fn write(
     run(async move { api.engine.archive_put(&id, &path, options, archive).await }).await?;
     Ok(StatusCode::OK.into_response())
 }
-
 
 fn with_stat(mut response: Response, stat: &PathStat) -> Response {
     let text = json!({

@@ -60,7 +60,8 @@ pub(super) fn session(attachment: Attachment, stdin: bool) -> Session {
     let Attachment { tty, output, input } = attachment;
     let output = output.map(|(stream, piece)| (channel(stream), piece)).boxed();
     // Without stdin the input is kept, not dropped: dropping it might detach.
-    let input: Box<dyn Input> = if stdin { Box::new(Engine(input)) } else { Box::new(Held(input)) };
+    let input: Box<dyn Input> =
+        if stdin { Box::new(Engine(input)) } else { Box::new(Held { _input: input }) };
     Session { framing: Framing::of(tty), output, input: Some(input) }
 }
 
@@ -90,7 +91,9 @@ impl Input for Engine {
 }
 
 /// Input of a client that did not ask for stdin: thrown away.
-struct Held(#[expect(dead_code, reason = "kept for its drop")] AttachInput);
+struct Held {
+    _input: AttachInput,
+}
 
 impl Input for Held {
     fn write(&mut self, _: Bytes) -> BoxFuture<'_, bool> {

@@ -103,8 +103,7 @@ async fn commit(
         changes: instructions(&query.all("changes")),
         config,
     };
-    let id =
-        run(async move { api.engine.container_commit(&container, options).await }).await?;
+    let id = run(async move { api.engine.container_commit(&container, options).await }).await?;
     Ok((StatusCode::CREATED, Out(json!({"Id": id.as_str()}))).into_response())
 }
 

@@ -100,9 +100,8 @@ fn platform(query: &Query) -> Answer<Option<String>> {
         [one] => one,
         _ => return Err(ApiError::not_implemented("several platforms at once are not supported")),
     };
-    let p: Platform = lenient::from_slice(text.as_bytes()).map_err(|e| {
-        ApiError::invalid(format!("invalid value of parameter platform: {e}"))
-    })?;
+    let p: Platform = lenient::from_slice(text.as_bytes())
+        .map_err(|e| ApiError::invalid(format!("invalid value of parameter platform: {e}")))?;
     let parts = [p.os, p.architecture, p.variant];
     let parts: Vec<_> = parts.into_iter().take_while(|p| !p.is_empty()).collect();
     Ok(Some(parts.join("/")))

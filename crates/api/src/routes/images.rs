@@ -80,9 +80,7 @@ async fn write(
 ) -> Answer {
     match split(&rest) {
         Some((name, "tag")) => tag(api, name.to_owned(), query).await,
-        Some((name, "push")) => {
-            image_transfer::push(api, name, &query, request.headers()).await
-        }
+        Some((name, "push")) => image_transfer::push(api, name, &query, request.headers()).await,
         _ => Err(gate::not_found().await),
     }
 }
@@ -99,12 +97,15 @@ async fn tag(api: Api, name: String, query: Query) -> Answer {
 async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Answer {
     refuse(&query, &[("platforms", "removing single platforms")])?;
     let (force, noprune) = (query.flag("force"), query.flag("noprune"));
-    let gone =
-        run(async move { api.engine.image_remove(&name, force, noprune).await }).await?;
+    let gone = run(async move { api.engine.image_remove(&name, force, noprune).await }).await?;
     Ok(Out(gone).into_response())
 }
 
-async fn distribution(State(api): State<Api>, Path(rest): Path<String>, request: Request) -> Answer {
+async fn distribution(
+    State(api): State<Api>,
+    Path(rest): Path<String>,
+    request: Request,
+) -> Answer {
     let Some((name, "json")) = split(&rest) else {
         return Err(gate::not_found().await);
     };

@@ -57,10 +57,7 @@ async fn start(
 }
 
 fn stop_options(query: &Query) -> Answer<StopOptions> {
-    Ok(StopOptions {
-        signal: query.text("signal").map(str::to_owned),
-        timeout: query.number("t")?,
-    })
+    Ok(StopOptions { signal: query.text("signal").map(str::to_owned), timeout: query.number("t")? })
 }
 
 async fn stop(State(api): State<Api>, Path(id): Path<String>, query: Query) -> Answer {

@@ -5,9 +5,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json as Out, Router};
 use http::StatusCode;
-use sampan_types::docker::{
-    NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
-};
+use sampan_types::docker::{NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest};
 
 use super::{Answer, Api, filters, run};
 use crate::body::Json;
@@ -27,9 +25,7 @@ pub(super) fn routes() -> Router<Api> {
 
 /// The body, which must be there.
 fn required<T>(body: Option<T>) -> Answer<T> {
-    body.ok_or_else(|| {
-        ApiError::invalid("invalid JSON: got EOF while reading request body")
-    })
+    body.ok_or_else(|| ApiError::invalid("invalid JSON: got EOF while reading request body"))
 }
 
 async fn list(State(api): State<Api>, query: Query) -> Answer {

@@ -73,10 +73,8 @@ where
         Err(io::Error::other(STOPPING))
     });
     // The end of `pieces` ends the body; `broken` never ends before the stop.
-    let body = Body::from_stream(EndWithFirst {
-        pieces: Box::pin(pieces),
-        broken: Box::pin(broken),
-    });
+    let body =
+        Body::from_stream(EndWithFirst { pieces: Box::pin(pieces), broken: Box::pin(broken) });
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
@@ -107,4 +105,41 @@ where
 
 fn line(value: &Value, end: &str) -> Bytes {
     Bytes::from(value.to_string() + end)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(response: Response) -> Option<String> {
+        let whole = response.into_body().collect().await.ok()?;
+        String::from_utf8(whole.to_bytes().to_vec()).ok()
+    }
+
+    fn stopped() -> CancellationToken {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        stop
+    }
+
+    #[tokio::test]
+    async fn whole_streams_come_whole() {
+        let stop = CancellationToken::new();
+        let values = stream::iter([json!({"a": 1}), json!({"b": 2})]);
+        let got = text(messages(stop.clone(), values.clone())).await.unwrap();
+        assert_eq!(got, "{\"a\":1}\r\n{\"b\":2}\r\n");
+        assert_eq!(text(lines(stop.clone(), values)).await.unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+        let pieces = stream::iter([Ok(Bytes::from_static(b"x"))]);
+        assert_eq!(text(bytes(stop, "application/x-tar", pieces)).await.unwrap(), "x");
+    }
+
+    #[tokio::test]
+    async fn the_daemons_end_is_told_where_it_matters() {
+        assert_eq!(text(lines(stopped(), stream::pending())).await.as_deref(), Some(""));
+        let told = text(messages(stopped(), stream::pending())).await.unwrap();
+        assert!(told.contains("\"error\":\"the daemon is shutting down\""), "{told}");
+        assert_eq!(text(bytes(stopped(), "application/x-tar", stream::pending())).await, None);
+    }
 }

@@ -54,9 +54,8 @@ async fn disk_usage(State(api): State<Api>, query: Query) -> Answer {
 
 /// Checks credentials with their registry. Nothing of them is kept.
 async fn auth(State(api): State<Api>, Json(body): Json<AuthConfig>) -> Answer {
-    let credentials = body.ok_or_else(|| {
-        ApiError::invalid("invalid JSON: got EOF while reading request body")
-    })?;
+    let credentials =
+        body.ok_or_else(|| ApiError::invalid("invalid JSON: got EOF while reading request body"))?;
     let answer = api.engine.registry_auth(credentials).await?;
     Ok((StatusCode::OK, Out(answer)).into_response())
 }

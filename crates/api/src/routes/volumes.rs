@@ -44,7 +44,10 @@ async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) 
 
 /// Only cluster volumes can be changed.
 async fn update() -> ApiError {
-    ApiError::new(ErrorKind::Unavailable, "volume update only valid for cluster volumes, but swarm is unavailable")
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "volume update only valid for cluster volumes, but swarm is unavailable",
+    )
 }
 
 /// Before API 1.42 pruning took volumes with names, too.

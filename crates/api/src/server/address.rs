@@ -102,7 +102,9 @@ impl FromStr for Address {
         let wrong = |why: &str| ListenError::Address { text: text.to_owned(), why: why.to_owned() };
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') {
-                return Err(wrong("the path of a socket must be absolute: unix:///run/sampan.sock"));
+                return Err(wrong(
+                    "the path of a socket must be absolute: unix:///run/sampan.sock",
+                ));
             }
             return Ok(Self::Unix(PathBuf::from(path)));
         }

@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use super::drain::DrainOnDrop;
 use super::{GRACE, Io};
 use crate::gate;
 use crate::hijack::{Hijacker, pump};
@@ -44,7 +45,8 @@ pub(crate) async fn serve_connection(
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(hijacker.clone());
         let router = router.clone();
-        async move { Ok::<_, Infallible>(gate::pass(router, request.map(Body::new)).await) }
+        let request = request.map(|body| Body::new(DrainOnDrop::new(body)));
+        async move { Ok::<_, Infallible>(gate::pass(router, request).await) }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

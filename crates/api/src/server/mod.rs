@@ -9,6 +9,7 @@
 
 mod address;
 mod connection;
+mod drain;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ pub struct Listeners(Vec<Listener>);
 
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Unix(UnixListener, unix::SocketFile),
+    /// The file first: it is dropped first.
+    Unix(unix::SocketFile, UnixListener),
     Tcp(TcpListener, Option<TlsListener>),
 }
 
@@ -88,7 +90,7 @@ pub async fn bind(
         listeners.push(match address {
             Address::Unix(path) => {
                 let (listener, file) = unix::bind(path).await?;
-                Listener::Unix(listener, file)
+                Listener::Unix(file, listener)
             }
             Address::Tcp(at) => {
                 let tls = match security {
@@ -122,10 +124,9 @@ pub(crate) async fn serve_router(listeners: Listeners, router: Router, stop: Can
         let (router, stop, connections) = (router.clone(), stop.clone(), connections.clone());
         accepting.push(tokio::spawn(async move {
             match listener {
-                Listener::Unix(l, file) => {
+                Listener::Unix(file, l) => {
                     accept_unix(&l, &router, &stop, &connections).await;
-                    drop(l);
-                    file.remove();
+                    drop(file);
                 }
                 Listener::Tcp(l, tls) => {
                     accept_tcp(&l, tls.as_ref(), &router, &stop, &connections).await;

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, Notify};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
@@ -183,9 +183,9 @@ async fn hijack_without_upgrade_is_a_raw_200() {
     client.write_all(b"POST /containers/c/attach HTTP/1.1\r\nHost: x\r\n\r\nin").await.unwrap();
     let seen = read_until(&mut client, b"\x02in").await;
     let text = String::from_utf8_lossy(&seen);
-    assert!(text.starts_with(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
-    ));
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n")
+    );
     assert!(!text.contains("chunked"));
 }
 
@@ -238,11 +238,14 @@ async fn versions_paths_and_methods() {
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(answer.contains("client version 1.20 is too old"));
     let answer = ask(&s.path, "GET /v9.9/info").await;
-    assert!(answer.contains("client version 9.9 is too new. Maximum supported API version is 1.53"));
+    assert!(
+        answer.contains("client version 9.9 is too new. Maximum supported API version is 1.53")
+    );
     let answer = ask(&s.path, "GET /v1.44/no/such/page").await;
     assert!(answer.starts_with("HTTP/1.1 404"));
     assert!(answer.ends_with("{\"message\":\"page not found\"}\n"));
-    for header in ["api-version: 1.53", "docker-experimental: false", "ostype: linux", "server: Sampan/"]
+    for header in
+        ["api-version: 1.53", "docker-experimental: false", "ostype: linux", "server: Sampan/"]
     {
         assert!(answer.contains(header), "{answer}");
     }
@@ -267,6 +270,22 @@ async fn what_is_not_there_is_refused_in_words() {
     assert!(ask(&s.path, "GET /plugins").await.ends_with("[]"));
     let answer = ask(&s.path, "GET /plugins/a/b:latest/json").await;
     assert!(answer.contains("plugin \\\"a/b:latest\\\" not found"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_refused_gets_its_answer() {
+    let s = server().await;
+    let mut client = connect(&s.path).await;
+    let length = 8 << 20;
+    let head = format!("POST /build HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    // As clients that send everything before they read.
+    within(client.write_all(&vec![0; length])).await.unwrap();
+    let answer = read_until(&mut client, b"docker load").await;
+    assert!(answer.starts_with(b"HTTP/1.1 501"));
+    // And the connection goes on.
+    client.write_all(b"GET /plugins HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_until(&mut client, b"[]").await;
 }
 
 #[tokio::test]

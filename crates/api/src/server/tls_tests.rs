@@ -45,7 +45,11 @@ fn certificates(directory: &Path) -> bool {
         })
 }
 
-async fn ping(at: std::net::SocketAddr, dir: &Path, client: Option<&str>) -> std::io::Result<String> {
+async fn ping(
+    at: std::net::SocketAddr,
+    dir: &Path,
+    client: Option<&str>,
+) -> std::io::Result<String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.join("ca.pem")).unwrap()).unwrap();

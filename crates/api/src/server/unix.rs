@@ -28,8 +28,10 @@ const MODE: u32 = 0o660;
 const MAX_PATH: usize = 107;
 const BACKLOG: i32 = 1024;
 
-/// The file of a socket that we bound. Removed on request, not on drop: the
-/// next daemon may have bound its own by then.
+/// The file of a socket that we bound; removed when it is dropped.
+///
+/// Drop it before the listener: while that listens no other daemon takes the
+/// path, and so the file is still ours.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -37,9 +39,8 @@ pub(crate) struct SocketFile {
     identity: (u64, u64),
 }
 
-impl SocketFile {
-    /// Removes the file when it is still ours.
-    pub(crate) fn remove(&self) {
+impl Drop for SocketFile {
+    fn drop(&mut self) {
         let ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|m| (m.dev(), m.ino()) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
@@ -70,8 +71,7 @@ impl Reachable {
 
 /// Binds `path`: replaces a dead socket, refuses a live one.
 pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
-    let failed =
-        |source| ListenError::Bind { at: format!("unix://{}", path.display()), source };
+    let failed = |source| ListenError::Bind { at: format!("unix://{}", path.display()), source };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -83,8 +83,7 @@ pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), List
 
 /// Removes a dead socket; errs when something lives there.
 async fn make_room(path: &Path) -> Result<(), ListenError> {
-    let failed =
-        |source| ListenError::Bind { at: format!("unix://{}", path.display()), source };
+    let failed = |source| ListenError::Bind { at: format!("unix://{}", path.display()), source };
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(failed(e)),
@@ -157,16 +156,24 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
         assert!(matches!(bind(&path).await, Err(ListenError::Live { .. })));
+        // As a daemon that was killed leaves it.
+        std::mem::forget(file);
         drop(listener);
-        let (listener, second) = bind(&path).await.unwrap();
-        // The first one's file is not there any more: nothing of the second is removed.
-        if file.identity != second.identity {
-            file.remove();
-            assert!(path.exists());
-        }
-        second.remove();
+        let (listener, file) = bind(&path).await.unwrap();
+        drop(file);
         assert!(!path.exists());
         drop(listener);
+    }
+
+    #[tokio::test]
+    async fn the_file_of_another_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let (_listener, file) = bind(&path).await.unwrap();
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        drop(file);
+        assert!(path.exists());
     }
 
     #[tokio::test]
