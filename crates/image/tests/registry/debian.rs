@@ -32,7 +32,7 @@ impl Drop for Registry {
 
 impl Registry {
     /// `None`, said aloud, where it isn't installed.
-    fn start(guarded: bool) -> Option<Self> {
+    fn start(guarded: bool, tls: bool) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
             eprintln!("skipped: {PROGRAM} is not installed (package docker-registry)");
             return None;
@@ -47,6 +47,16 @@ impl Registry {
             std::fs::write(path("htpasswd"), HTPASSWD).unwrap();
             config +=
                 &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path("htpasswd"));
+        }
+        if tls {
+            let own = rcgen::generate_simple_self_signed(["registry.lan".to_owned()]).unwrap();
+            std::fs::write(path("tls.crt"), own.cert.pem()).unwrap();
+            std::fs::write(path("tls.key"), own.signing_key.serialize_pem()).unwrap();
+            let (certificate, key) = (path("tls.crt"), path("tls.key"));
+            // Below `http`, which comes last but for `auth`.
+            let tls = format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+            let at = config.find("auth:").unwrap_or(config.len());
+            config.insert_str(at, &tls);
         }
         std::fs::write(path("config.yml"), config).unwrap();
         let mut process = Command::new(PROGRAM)
@@ -73,8 +83,8 @@ fn ann() -> AuthConfig {
 }
 
 /// What is pushed to it comes back the same on another host.
-async fn there_and_back(auth: Option<AuthConfig>) {
-    let Some(registry) = Registry::start(auth.is_some()) else { return };
+async fn there_and_back(auth: Option<AuthConfig>, tls: bool) {
+    let Some(registry) = Registry::start(auth.is_some(), tls) else { return };
     let (source, first, second) = (Fake::start().await, Host::plain().await, Host::plain().await);
     let layers = [layer("one", b"first"), layer("two", &noise(2_000_000, 1)), layer("e", b"")];
     let digest = publish(&source, "app", "latest", &layers);
@@ -139,13 +149,20 @@ async fn there_and_back(auth: Option<AuthConfig>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_registry() {
     need_root!();
-    there_and_back(None).await;
+    there_and_back(None, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_with_passwords() {
     need_root!();
-    there_and_back(Some(ann())).await;
+    there_and_back(Some(ann()), false).await;
+}
+
+/// Loopback may show any certificate; HTTPS is tried before plain HTTP.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_a_certificate_of_its_own() {
+    need_root!();
+    there_and_back(Some(ann()), true).await;
 }
 
 /// An uncompressed layer, as `import` may make one, is compressed on the way,
@@ -153,7 +170,7 @@ async fn a_registry_with_passwords() {
 #[tokio::test(flavor = "multi_thread")]
 async fn uncompressed_layers_are_compressed() {
     need_root!();
-    let Some(registry) = Registry::start(false) else { return };
+    let Some(registry) = Registry::start(false, false) else { return };
     let (source, first, second) = (Fake::start().await, Host::plain().await, Host::plain().await);
     let mut plain = layer("a", &vec![b'a'; 500_000]);
     let mut tar = Vec::new();
