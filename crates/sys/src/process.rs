@@ -84,6 +84,17 @@ pub fn reset_signals() {
         // STOP refuse it, which is fine.
         let _ = unsafe { nix::sys::signal::sigaction(signal, &default) };
     }
+    // The C library keeps 32 and 33 for itself: it ignores them in processes
+    // that it spawned, and refuses to change them.
+    let default = [0u64; 4];
+    for signal in [32, 33] {
+        // SAFETY: the kernel reads one `struct sigaction`, which has four
+        // words; all zero is the default action with an empty mask.
+        let _ = unsafe {
+            let action = default.as_ptr();
+            libc::syscall(libc::SYS_rt_sigaction, signal, action, std::ptr::null_mut::<u64>(), 8)
+        };
+    }
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 

@@ -17,17 +17,19 @@ const NAME: &str = "console.sock";
 #[derive(Debug)]
 pub(super) struct Console {
     listener: UnixListener,
+    dir: File,
     path: PathBuf,
 }
 
 impl Console {
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        Ok(Self { listener: bind(dir, NAME)?, path: dir.join(NAME) })
+        Ok(Self { listener: bind(dir, NAME)?, dir: directory(dir)?, path: dir.join(NAME) })
     }
 
-    /// The socket to give to whoever makes the process.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The socket to give to whoever makes the process: by a path that is
+    /// short, for not every OCI runtime can connect to one that is long.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}/{NAME}", std::process::id(), self.dir.as_raw_fd()))
     }
 
     /// The terminal, which must have been sent by now.

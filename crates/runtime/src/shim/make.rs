@@ -106,9 +106,14 @@ fn in_maker(setup: &Setup, streams: Inner, program: File, keep: &[RawFd]) -> Res
 /// libcontainer leaves the v2 hierarchy of hybrid hosts out. What this
 /// process joins, its children are in.
 fn join_cgroup(setup: &Setup) -> Result<(), Failure> {
-    CgroupHost::detect()
-        .and_then(|host| Cgroup::new(host.into(), &setup.cgroup).join_unified())
-        .map_err(|e| create_failure(e.to_string()))
+    let join = || {
+        let cgroup = Cgroup::new(CgroupHost::detect()?.into(), &setup.cgroup);
+        if setup.exec.is_none() {
+            cgroup.create()?;
+        }
+        cgroup.join_unified()
+    };
+    join().map_err(|e| create_failure(e.to_string()))
 }
 
 fn builtin(setup: &Setup, streams: Inner, program: File) -> Result<i32, Failure> {

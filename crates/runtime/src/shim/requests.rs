@@ -214,14 +214,12 @@ impl Monitor {
 
     /// The pipe that execve closes has ended, or brought a failure.
     pub(super) fn program_runs(&mut self) {
-        let Some(program) = &self.program else { return };
-        if matches!(self.stage, Stage::Created) {
-            // A process that dies before its start; that is seen elsewhere.
-            self.program = None;
+        let Some(program) = self.program.take() else { return };
+        if !matches!(self.stage, Stage::Starting) {
+            // It died before its start; that is seen elsewhere.
             return;
         }
-        let result = own_words(program).map_or(Ok(()), Err);
-        self.program = None;
+        let result = own_words(&program).map_or(Ok(()), Err);
         if result.is_ok() {
             self.started = Some(Timestamp::now());
             self.stage = Stage::Running;

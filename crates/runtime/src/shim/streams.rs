@@ -45,7 +45,7 @@ pub(super) fn make(setup: &Setup) -> io::Result<(Inner, Outer)> {
     let IoConfig { tty, open_stdin, .. } = setup.io;
     if tty {
         let console = Console::new(&setup.dir)?;
-        let inner = Inner { console: Some(console.path().to_owned()), ..Inner::default() };
+        let inner = Inner { console: Some(console.path()), ..Inner::default() };
         return Ok((inner, Outer { console: Some(console), ..Outer::default() }));
     }
     let (mut inner, mut outer) = (Inner::default(), Outer::default());
