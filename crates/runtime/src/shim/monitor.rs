@@ -78,6 +78,8 @@ pub(super) struct Monitor {
     pub(super) connections: Vec<Connection>,
     listener: Option<UnixListener>,
     signals: SignalFd,
+    /// No child is left, as of the last [`Monitor::reap`].
+    childless: bool,
 }
 
 impl Monitor {
@@ -104,6 +106,7 @@ impl Monitor {
             connections: vec![Connection::new(control)?],
             listener: None,
             signals,
+            childless: true,
             setup,
         };
         if monitor.setup.exec.is_some() {
@@ -173,6 +176,7 @@ impl Monitor {
         exit::remove(&self.setup);
         self.stage = Stage::Lingering { until: Instant::now() + HAND_OVER };
         self.connections.iter_mut().for_each(Connection::close);
+        self.reap();
     }
 
     pub(super) fn info(&self) -> Info {
@@ -214,7 +218,11 @@ impl Monitor {
 
     fn is_over(&self) -> bool {
         match self.stage {
-            Stage::Lingering { until } => self.connections.is_empty() || Instant::now() >= until,
+            // A child that nobody reaps would hold up the end of its
+            // process namespace.
+            Stage::Lingering { until } => {
+                (self.connections.is_empty() && self.childless) || Instant::now() >= until
+            }
             // The daemon that wanted the exec died before it could start it.
             Stage::Created => self.setup.exec.is_some() && self.connections.is_empty(),
             _ => false,
@@ -254,7 +262,8 @@ impl Monitor {
             let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, code),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(WaitStatus::StillAlive) => return self.childless = false,
+                Err(Errno::ECHILD) => return self.childless = true,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(e) => return report(&format_args!("waiting for children: {e}")),
             };
@@ -296,6 +305,7 @@ impl Monitor {
             self.listener = None;
             self.connections.retain(|c| !c.gone);
             self.stage = Stage::Lingering { until: Instant::now() + LINGER };
+            self.reap();
         }
     }
 
