@@ -47,12 +47,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves the calling process into the v2 directory of a hybrid host, which
-    /// libcontainer leaves out. Does nothing on other hosts.
+    /// Makes the group and moves the calling process into its v2 directory on a
+    /// hybrid host: libcontainer leaves that one out.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn join_unified(&self) -> Result<(), CgroupError> {
+        self.create()?;
         match self.unified() {
             Some(dir) if self.host.version == CgroupVersion::Hybrid => {
                 write(&dir.join("cgroup.procs"), "0")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sampan_types::ContainerId;
 use sampan_types::docker::{ContainerConfig, ExecConfig, HostConfig, ResourcesUlimits};
 
-use super::{HostFacts, SpecError};
+use super::HostFacts;
 use crate::user::ResolvedUser;
 
 /// Everything that a specification is made from.
@@ -169,17 +169,6 @@ pub struct Devices {
     pub block: BTreeMap<String, (u32, u32)>,
 }
 
-impl Devices {
-    /// Looks up every device that `host` names; all of `/dev` when privileged.
-    ///
-    /// # Errors
-    /// [`SpecError::Device`] when a path is absent or no device.
-    pub fn collect(host: &HostConfig) -> Result<Self, SpecError> {
-        let _ = host;
-        todo!()
-    }
-}
-
 /// Everything that the process of an `exec` is made from.
 #[derive(Debug, Clone)]
 pub struct ExecInput<'a> {
@@ -195,4 +184,6 @@ pub struct ExecInput<'a> {
     pub hostname: &'a str,
     /// Limits of the daemon's `default-ulimits`.
     pub default_ulimits: &'a [ResourcesUlimits],
+    /// What the machine can do.
+    pub facts: &'a HostFacts,
 }
