@@ -85,6 +85,9 @@ pub enum EngineError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A task of the engine ended by a fault of the program.
+    #[error("the engine failed: {0}; this is a fault of the program, please report it")]
+    Fault(String),
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -105,7 +108,7 @@ impl Kind for EngineError {
             Self::NotModified(_) => ErrorKind::NotModified,
             Self::NotSupported(_) => ErrorKind::NotImplemented,
             Self::Start { kind, .. } | Self::Part { kind, .. } => *kind,
-            Self::Io { .. } => ErrorKind::System,
+            Self::Io { .. } | Self::Fault(_) => ErrorKind::System,
             Self::ShuttingDown => ErrorKind::Unavailable,
         }
     }
@@ -137,20 +140,43 @@ impl EngineError {
     }
 }
 
-impl From<sampan_store::StoreError> for EngineError {
-    fn from(e: sampan_store::StoreError) -> Self {
-        Self::part(e)
+macro_rules! parts {
+    ($($error:ty),* $(,)?) => {
+        $(impl From<$error> for EngineError {
+            fn from(e: $error) -> Self {
+                Self::part(e)
+            }
+        })*
+    };
+}
+
+parts!(
+    sampan_store::StoreError,
+    sampan_image::ImageError,
+    sampan_volume::VolumeError,
+    sampan_net::NetError,
+    sampan_net::PortError,
+    sampan_runtime::RuntimeError,
+    sampan_runtime::cgroup::CgroupError,
+    sampan_runtime::spec::SpecError,
+    sampan_runtime::user::UserError,
+    sampan_runtime::signal::SignalError,
+    sampan_runtime::logs::LogOptError,
+    crate::filters::FilterError,
+    crate::record::RecordError,
+);
+
+impl From<crate::container::validate::Refusal> for EngineError {
+    fn from(e: crate::container::validate::Refusal) -> Self {
+        Self::Invalid(e.0)
     }
 }
 
-impl From<crate::record::RecordError> for EngineError {
-    fn from(e: crate::record::RecordError) -> Self {
-        Self::part(e)
-    }
-}
-
-impl From<sampan_volume::VolumeError> for EngineError {
-    fn from(e: sampan_volume::VolumeError) -> Self {
-        Self::part(e)
+impl From<crate::container::mounts::MountError> for EngineError {
+    fn from(e: crate::container::mounts::MountError) -> Self {
+        match e {
+            crate::container::mounts::MountError::Unsupported(text) => Self::NotSupported(text),
+            other => Self::Invalid(other.to_string()),
+        }
     }
 }

@@ -21,28 +21,39 @@ pub mod events;
 pub mod exec;
 pub mod fault;
 pub mod filters;
+pub mod health;
 pub mod images;
 pub mod metrics;
 pub mod networks;
+mod open;
+mod reconcile;
 pub mod record;
 pub mod restart;
 pub mod system;
 pub mod volumes;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use sampan_image::Images;
+use sampan_image::registry::Registry;
+use sampan_net::{Networks, PortTable};
 use sampan_runtime::Runtime;
+use sampan_runtime::cgroup::{Cgroup, CgroupHost};
+use sampan_runtime::spec::HostFacts;
 use sampan_store::Store;
 use sampan_types::ContainerId;
 use sampan_volume::Volumes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use attach::{AttachInput, AttachOptions, Attachment, Written};
 pub use config::{BridgeConfig, EngineConfig, LogDefaults};
 pub use container::Container;
-pub use container::lifecycle::{
-    RemoveOptions, StopOptions, WaitCondition, WaitHandle, WaitResult,
-};
+pub use container::remove::RemoveOptions;
+pub use container::stop::StopOptions;
+pub use container::wait::{WaitCondition, WaitHandle, WaitResult};
 pub use error::{EngineError, Result};
 pub use events::{EventBus, EventStream};
 pub use exec::ExecStartOptions;
@@ -50,6 +61,8 @@ pub use metrics::Metrics;
 pub use sampan_runtime::StdStream;
 
 use container::index::Index;
+use exec::ExecTable;
+use networks::NetworkTable;
 
 /// The container engine. Clones share everything.
 #[derive(Clone)]
@@ -62,11 +75,26 @@ pub(crate) struct Inner {
     config: EngineConfig,
     store: Arc<dyn Store>,
     images: Images,
+    /// Pull and push; made by [`images::registry`].
+    registry: Registry,
     volumes: Volumes,
     runtime: Runtime,
+    networks: Networks,
+    network_table: NetworkTable,
+    /// The host's ports that are published. Locked for one allocation.
+    ports: Mutex<PortTable>,
     containers: Index,
+    execs: ExecTable,
     events: EventBus,
     metrics: Metrics,
+    facts: HostFacts,
+    cgroups: Arc<CgroupHost>,
+    /// The boot of the machine, by `/proc/sys/kernel/random/boot_id`.
+    boot_id: String,
+    /// Cancelled when the daemon goes down.
+    stop: CancellationToken,
+    /// Everything that runs in the background; awaited at the end.
+    tasks: TaskTracker,
 }
 
 impl std::fmt::Debug for Engine {
@@ -76,21 +104,6 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the store and the parts, adopts the containers that run, heals
-    /// what an earlier daemon left half done, and carries out restart policies.
-    ///
-    /// # Errors
-    /// When a part can't be opened. Damaged records are reported and left.
-    pub async fn open(config: EngineConfig) -> Result<Self> {
-        let _ = config;
-        todo!()
-    }
-
-    /// Ends the engine's tasks. Containers stay running.
-    pub async fn shutdown(&self) {
-        todo!()
-    }
-
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &EngineConfig {
@@ -109,6 +122,12 @@ impl Engine {
         &self.inner.images
     }
 
+    /// Registries.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
     /// Volumes.
     #[must_use]
     pub fn volume_store(&self) -> &Volumes {
@@ -119,6 +138,40 @@ impl Engine {
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.inner.runtime
+    }
+
+    /// Networks in the kernel: sandboxes, endpoints, published ports.
+    #[must_use]
+    pub fn networks(&self) -> &Networks {
+        &self.inner.networks
+    }
+
+    /// The networks' records and address pools.
+    #[must_use]
+    pub fn network_table(&self) -> &NetworkTable {
+        &self.inner.network_table
+    }
+
+    /// What the machine can do.
+    #[must_use]
+    pub fn host_facts(&self) -> &HostFacts {
+        &self.inner.facts
+    }
+
+    /// The cgroup file systems of the machine.
+    #[must_use]
+    pub fn cgroup_host(&self) -> &Arc<CgroupHost> {
+        &self.inner.cgroups
+    }
+
+    /// A container's cgroup: `<parent>/<id>`, with the parent that the
+    /// container asked for, else the instance's.
+    #[must_use]
+    pub fn cgroup(&self, record: &record::ContainerRecord) -> Cgroup {
+        let own = record.host_config.cgroup_parent.as_deref().filter(|p| !p.is_empty());
+        let parent = own.unwrap_or(&self.inner.config.cgroup_parent);
+        let path = PathBuf::from("/").join(parent.trim_start_matches('/')).join(record.id.as_str());
+        Cgroup::new(Arc::clone(&self.inner.cgroups), &path)
     }
 
     /// What happens.
@@ -157,5 +210,33 @@ impl Engine {
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.inner.containers.all()
+    }
+
+    /// Runs an operation to its end, also when the caller goes away: what was
+    /// begun in the world is finished or undone, never abandoned.
+    pub(crate) async fn detached<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        if self.inner.stop.is_cancelled() {
+            return Err(EngineError::ShuttingDown);
+        }
+        match self.inner.tasks.spawn(operation).await {
+            Ok(result) => result,
+            Err(e) => Err(EngineError::Fault(e.to_string())),
+        }
+    }
+
+    /// Runs something that waits for file systems, away from the async threads.
+    pub(crate) async fn blocking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
+    {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(e) => Err(EngineError::Fault(e.to_string())),
+        }
     }
 }

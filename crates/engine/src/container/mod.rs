@@ -9,16 +9,39 @@
 //!   lock, so a start or stop that hangs can always be killed.
 
 pub mod create;
-pub mod lifecycle;
+mod files;
 pub mod index;
+mod launch;
+pub mod logging;
+mod merge;
+pub mod mounts;
+mod names;
+mod namespaces;
+pub(crate) mod network;
+mod pause;
+mod persist;
+mod ports;
+mod release;
+pub mod remove;
+mod start;
 pub mod state;
+pub mod stop;
+mod supervise;
+mod update;
+pub mod validate;
+pub mod wait;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sampan_runtime::Shim;
 use sampan_types::ContainerId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use network::sandbox_spec;
+pub(crate) use start::{Starter, clear_run, start_failure};
 
 use crate::attach::Waiting;
 use crate::record::ContainerRecord;
@@ -56,8 +79,12 @@ pub struct Container {
     /// for its process to end.
     pub(crate) ops: tokio::sync::Mutex<()>,
     /// Serialises writes of the record to the store, so that an older one
-    /// never lands over a newer one.
-    pub(crate) persist: tokio::sync::Mutex<()>,
+    /// never lands over a newer one. True once the record is deleted.
+    pub(crate) persist: tokio::sync::Mutex<bool>,
+    /// Whether a change waits to be written by [`Engine::persist_later`](crate::Engine).
+    pub(crate) dirty: AtomicBool,
+    /// Whether the end of the process is part of a restart by a user.
+    held: AtomicBool,
     /// What belongs to the present run; locked for a copy or a swap only.
     run: Mutex<Run>,
     /// Clients that attached before the start; locked for a push or a take.
@@ -73,6 +100,8 @@ struct Run {
     health: Option<CancellationToken>,
     /// Calls off the restart that the policy has planned.
     restart: Option<CancellationToken>,
+    /// How long the policy waited before the last restart.
+    delay: Option<Duration>,
 }
 
 impl Container {
@@ -86,6 +115,8 @@ impl Container {
             live: watch::Sender::new(live),
             ops: tokio::sync::Mutex::default(),
             persist: tokio::sync::Mutex::default(),
+            dirty: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             run: Mutex::default(),
             waiting: Mutex::default(),
         })
@@ -107,6 +138,12 @@ impl Container {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Live> {
         self.live.subscribe()
+    }
+
+    /// Its record and how often it has ended, of one moment.
+    pub(crate) fn snapshot(&self) -> (Arc<ContainerRecord>, u64) {
+        let live = self.live.borrow();
+        (Arc::clone(&live.record), live.exits)
     }
 
     /// The shim while the container has a process.
@@ -150,6 +187,21 @@ impl Container {
         out.unwrap_or_else(|| unreachable!("the closure ran"))
     }
 
+    /// Keeps a container that removes itself while it is being restarted.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
+    /// Whether [`Container::hold`] is in effect.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Takes the clients that attached before the start.
+    pub(crate) fn take_waiting(&self) -> Vec<Waiting> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Tells those who wait that the container is gone.
     pub(crate) fn mark_removed(&self) {
         self.live.send_modify(|live| live.removed = true);
@@ -181,12 +233,20 @@ impl Container {
         }
     }
 
-    /// A token that calls the planned restart off.
-    pub(crate) fn plan_restart(&self) -> CancellationToken {
+    /// How long the policy waits before the next restart of a container that
+    /// ran for `ran`, and a token that calls the restart off.
+    pub(crate) fn plan_restart(&self, ran: Duration) -> (Duration, CancellationToken) {
         let token = CancellationToken::new();
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let delay = crate::restart::next_delay(run.delay, ran);
+        run.delay = Some(delay);
         run.restart = Some(token.clone());
-        token
+        (delay, token)
+    }
+
+    /// Lets the next restart by the policy begin with the shortest wait.
+    pub(crate) fn reset_delay(&self) {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).delay = None;
     }
 
     /// Calls a planned restart off. Says whether there was one.

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use sampan_types::docker::{ContainerConfig, HealthConfig, HostConfig};
+use sampan_types::docker::{
+    ContainerConfig, HealthConfig, HostConfig, HostConfigIsolationEnum,
+};
 
 use crate::restart::Policy;
 
@@ -98,12 +100,40 @@ pub fn host(config: &ContainerConfig, host: &HostConfig) -> Checked {
     if let Some(server) = host.dns.iter().flatten().find(|s| s.parse::<IpAddr>().is_err()) {
         return refuse(format!("invalid DNS server address: {server}"));
     }
+    unsupported(host)?;
     if host.annotations.iter().flatten().any(|(k, _)| k.is_empty()) {
         return refuse(
             "invalid Annotations: the empty string is not permitted as an annotation key",
         );
     }
     Ok(())
+}
+
+/// Options that only other platforms or storage drivers have.
+fn unsupported(host: &HostConfig) -> Checked {
+    let positive = |n: Option<i64>| n.is_some_and(|n| n > 0);
+    let isolation = host.isolation.is_some_and(|i| {
+        !matches!(i, HostConfigIsolationEnum::EMPTY | HostConfigIsolationEnum::DEFAULT)
+    });
+    if isolation {
+        return refuse("invalid isolation: only the default one exists on Linux");
+    }
+    if host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()) {
+        return refuse(
+            "--storage-opt is not supported: a container's size is not limited on this file system",
+        );
+    }
+    let windows = [
+        ("CpuCount", positive(host.cpu_count)),
+        ("CpuPercent", positive(host.cpu_percent)),
+        ("IOMaximumIOps", positive(host.io_maximum_iops)),
+        ("IOMaximumBandwidth", positive(host.io_maximum_bandwidth)),
+        ("Cgroup", host.cgroup.as_deref().is_some_and(|c| !c.is_empty())),
+    ];
+    match windows.iter().find(|(_, set)| *set) {
+        Some((name, _)) => refuse(format!("invalid option: {name} is not supported on Linux")),
+        None => Ok(()),
+    }
 }
 
 /// Whether a network mode borrows another container's namespace; its name.

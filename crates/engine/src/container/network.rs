@@ -1,0 +1,433 @@
+//! A container's network: planning, addresses and ports at start, giving them
+//! back at the end.
+//!
+//! Be aware: addresses and ports are taken in memory, then written with the
+//! record, then made in the kernel. A crash between any two of these leaves
+//! nothing: pools are rebuilt from the records, the kernel from the records too.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use ipnet::IpNet;
+use sampan_net::ports::host_user;
+use sampan_net::{DriverConfig, EndpointSpec, MacAddr, PublishedPort, SandboxSpec};
+use sampan_types::docker::{ContainerCreateBody, HostConfig};
+use sampan_types::{ContainerId, EndpointId, EventType, Kind, SandboxId};
+
+use super::{Container, ports, validate};
+use crate::Engine;
+use crate::error::{EngineError, Result};
+use crate::networks::NetworkRecord;
+use crate::record::{
+    ContainerRecord, EndpointLive, EndpointRecord, NetworkMode, Networking, PortRecord,
+};
+
+/// Which namespace a container is put into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NetPlan {
+    /// The host's.
+    Host,
+    /// A new one, made by the networks' manager.
+    Sandbox(SandboxSpec),
+    /// Another container's.
+    Join(PathBuf),
+}
+
+impl Engine {
+    /// Reads the network part of a request. The network mode in `host` is
+    /// made explicit.
+    pub(super) fn plan_networking(
+        &self,
+        body: &ContainerCreateBody,
+        host: &mut HostConfig,
+    ) -> Result<Networking> {
+        let asked = host.network_mode.clone().unwrap_or_default();
+        let mut mode = if asked.is_empty() || asked == "default" { "bridge" } else { &asked };
+        if body.network_disabled.unwrap_or(false) {
+            mode = "none";
+        }
+        let mode = mode.to_owned();
+        host.network_mode = Some(mode.clone());
+        let mut given = body
+            .networking_config
+            .as_ref()
+            .and_then(|n| n.endpoints_config.clone())
+            .unwrap_or_default();
+        let mut networking = Networking {
+            mode: NetworkMode::Private,
+            endpoints: BTreeMap::new(),
+            sandbox: None,
+            ports: Vec::new(),
+        };
+        if let Some(other) = validate::container_mode(&mode) {
+            let other = self.container(other).map_err(|e| EngineError::Invalid(e.to_string()))?;
+            networking.mode = NetworkMode::Container(other.id().clone());
+            host.network_mode = Some(format!("container:{}", other.id()));
+            return Ok(networking);
+        }
+        let main = self.find_network(&mode)?;
+        networking.mode = match main.driver {
+            DriverConfig::Host => NetworkMode::Host,
+            DriverConfig::None => NetworkMode::None,
+            DriverConfig::Bridge(_) => NetworkMode::Private,
+        };
+        // Settings may stand under the mode's name, the network's name or "default".
+        let own = [mode.as_str(), main.name.as_str(), main.id.as_str(), "default"]
+            .iter()
+            .find_map(|key| given.remove(*key))
+            .unwrap_or_default();
+        let mut wanted = vec![(main, own)];
+        for (name, settings) in given {
+            wanted.push((self.find_network(&name)?, settings));
+        }
+        let isolated = networking.mode != NetworkMode::Private;
+        if isolated && wanted.len() > 1 {
+            return Err(EngineError::Invalid(format!(
+                "conflicting options: network mode {mode} and further networks"
+            )));
+        }
+        for (network, settings) in wanted {
+            check_endpoint(&network, &settings)?;
+            let (id, name) = (network.id.clone(), network.name.clone());
+            let endpoint = EndpointRecord { network: id, config: settings, live: None };
+            networking.endpoints.insert(name, endpoint);
+        }
+        Ok(networking)
+    }
+
+    fn find_network(&self, name: &str) -> Result<std::sync::Arc<NetworkRecord>> {
+        // Not 404: a client would take that for a missing image and pull.
+        self.network_table().resolve(name).map_err(|e| EngineError::Invalid(e.to_string()))
+    }
+
+    /// Takes addresses and ports for a start and says where the container
+    /// goes. On failure nothing stays taken.
+    pub(super) fn allocate_network(
+        &self,
+        record: &ContainerRecord,
+    ) -> Result<(Networking, NetPlan)> {
+        let mut networking = record.networking.clone();
+        networking.sandbox = None;
+        networking.ports = Vec::new();
+        for endpoint in networking.endpoints.values_mut() {
+            endpoint.live = None;
+        }
+        match &networking.mode {
+            NetworkMode::Host => {
+                for endpoint in networking.endpoints.values_mut() {
+                    endpoint.live = Some(blank());
+                }
+                return Ok((networking, NetPlan::Host));
+            }
+            NetworkMode::Container(other) => {
+                let path = self.joined_namespace(other, "net")?;
+                return Ok((networking, NetPlan::Join(path)));
+            }
+            NetworkMode::Private | NetworkMode::None => {}
+        }
+        let taken = self.take_addresses(record, &mut networking);
+        let taken = taken.and_then(|()| self.take_ports(record, &mut networking));
+        if let Err(e) = taken {
+            self.give_back(&record.id, &networking);
+            return Err(e);
+        }
+        networking.sandbox = Some(SandboxId::random());
+        let mut planned = record.clone();
+        planned.networking = networking;
+        match sandbox_spec(&planned) {
+            Some(spec) => Ok((planned.networking, NetPlan::Sandbox(spec))),
+            None => Ok((planned.networking, NetPlan::Host)),
+        }
+    }
+
+    pub(crate) fn take_addresses(
+        &self,
+        record: &ContainerRecord,
+        networking: &mut Networking,
+    ) -> Result<()> {
+        for (name, endpoint) in &mut networking.endpoints {
+            let network = self
+                .network_table()
+                .resolve(endpoint.network.as_str())
+                .or_else(|_| self.network_table().resolve(name))?;
+            endpoint.network = network.id.clone();
+            let prefer = wanted_addresses(&endpoint.config)?;
+            let addresses =
+                self.network_table().allocate(&network.id, &prefer, record.id.as_str())?;
+            let subnets = &network.ipam;
+            let find = |v4: bool| {
+                let address = addresses.iter().find(|a| a.is_ipv4() == v4)?;
+                let subnet = subnets.iter().find(|s| s.subnet.contains(address))?;
+                Some((IpNet::new_assert(*address, subnet.subnet.prefix_len()), subnet.gateway))
+            };
+            let (four, six) = (find(true), find(false));
+            let way_out = !network.internal;
+            let mac = match endpoint.config.mac_address.as_deref().filter(|m| !m.is_empty()) {
+                Some(text) => Some(text.parse::<MacAddr>().map_err(invalid)?),
+                None if !addresses.is_empty() => Some(MacAddr::random()),
+                None => None,
+            };
+            endpoint.live = Some(EndpointLive {
+                endpoint: EndpointId::random(),
+                address: four.map(|(net, _)| net),
+                address6: six.map(|(net, _)| net),
+                gateway: four.map(|(_, gateway)| gateway).filter(|_| way_out),
+                gateway6: six.map(|(_, gateway)| gateway).filter(|_| way_out),
+                mac: mac.map(|m| m.to_string()),
+            });
+        }
+        Ok(())
+    }
+
+    fn take_ports(&self, record: &ContainerRecord, networking: &mut Networking) -> Result<()> {
+        if networking.mode == NetworkMode::None {
+            return Ok(());
+        }
+        let default_ip = self.inner.config.publish_address;
+        let requests = ports::requests(&record.config, &record.host_config, default_ip)?;
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = table.allocate(&requests, record.id.as_str(), &host_user).map_err(|e| {
+            let live = networking.endpoints.values().find_map(|e| e.live.as_ref());
+            let endpoint = live.map(|l| l.endpoint.short().to_owned()).unwrap_or_default();
+            EngineError::Start {
+                kind: e.kind(),
+                exit_code: 128,
+                message: format!(
+                    "failed to set up container networking: driver failed programming external \
+                     connectivity on endpoint {} ({endpoint}): {e}",
+                    record.name
+                ),
+            }
+        })?;
+        table.rename(record.id.as_str(), record.name.as_str());
+        networking.ports = given.iter().map(port_record).collect();
+        Ok(())
+    }
+
+    /// Gives addresses and ports of a run back. Repeatable.
+    pub(super) fn give_back(&self, id: &ContainerId, networking: &Networking) {
+        for endpoint in networking.endpoints.values() {
+            let live = endpoint.live.as_ref();
+            for net in live.into_iter().flat_map(|l| [l.address, l.address6]).flatten() {
+                self.network_table().release(&endpoint.network, net.addr());
+            }
+        }
+        let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        table.release(id.as_str());
+    }
+
+    /// Marks what a running container's record says that it has.
+    pub(crate) fn reserve_network(&self, record: &ContainerRecord) {
+        let name = record.id.short();
+        for endpoint in record.networking.endpoints.values() {
+            let live = endpoint.live.as_ref();
+            for net in live.into_iter().flat_map(|l| [l.address, l.address6]).flatten() {
+                let owner = record.id.as_str();
+                if let Err(error) =
+                    self.network_table().reserve(&endpoint.network, net.addr(), owner)
+                {
+                    tracing::error!(container = name, %error, "an address is not the record's");
+                }
+            }
+        }
+        let ports: Vec<PublishedPort> =
+            record.networking.ports.iter().filter_map(published).collect();
+        let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = table.reserve(&ports, record.id.as_str()) {
+            tracing::error!(container = name, %error, "a port is not the record's");
+        }
+        table.rename(record.id.as_str(), record.name.as_str());
+    }
+
+    /// Tells the port table a container's new name, for its messages.
+    pub(super) fn rename_ports(&self, record: &ContainerRecord) {
+        let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        table.rename(record.id.as_str(), record.name.as_str());
+    }
+
+    /// `/proc/<pid>/ns/<kind>` of another container, which must run.
+    pub(super) fn joined_namespace(&self, other: &ContainerId, kind: &str) -> Result<PathBuf> {
+        let what = match kind {
+            "net" => "network",
+            "pid" => "PID",
+            other => other,
+        };
+        let c = self.container_by_id(other).ok_or_else(|| {
+            EngineError::Conflict(format!(
+                "cannot join {what} of a non running container: No such container: {other}"
+            ))
+        })?;
+        let state = &c.record().state;
+        if !state.has_process() {
+            return Err(EngineError::Conflict(format!(
+                "cannot join {what} of a non running container: {other}"
+            )));
+        }
+        Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.pid)))
+    }
+
+    /// Publishes `connect` or `disconnect` for each of a run's endpoints.
+    pub(super) fn network_events(&self, c: &Container, networking: &Networking, action: &str) {
+        for (name, endpoint) in &networking.endpoints {
+            if endpoint.live.is_none() {
+                continue;
+            }
+            let kind = self.network_table().get(&endpoint.network);
+            let kind = kind.map_or("bridge", |n| n.driver_name());
+            self.event_bus().publish(
+                EventType::Network,
+                action,
+                endpoint.network.as_str(),
+                [("container", c.id().as_str()), ("name", name.as_str()), ("type", kind)],
+            );
+        }
+    }
+}
+
+fn blank() -> EndpointLive {
+    EndpointLive {
+        endpoint: EndpointId::random(),
+        address: None,
+        address6: None,
+        gateway: None,
+        gateway6: None,
+        mac: None,
+    }
+}
+
+fn invalid(e: impl std::fmt::Display) -> EngineError {
+    EngineError::Invalid(e.to_string())
+}
+
+fn port_record(port: &PublishedPort) -> PortRecord {
+    PortRecord {
+        proto: port.protocol.to_string(),
+        container_port: port.container_port,
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+    }
+}
+
+fn published(port: &PortRecord) -> Option<PublishedPort> {
+    Some(PublishedPort {
+        protocol: port.proto.parse().ok()?,
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        container_port: port.container_port,
+    })
+}
+
+fn wanted_addresses(config: &sampan_types::docker::EndpointSettings) -> Result<Vec<IpAddr>> {
+    let ipam = config.ipam_config.clone().unwrap_or_default();
+    [ipam.ipv4_address, ipam.ipv6_address]
+        .into_iter()
+        .flatten()
+        .filter(|text| !text.is_empty())
+        .map(|text| {
+            text.parse()
+                .map_err(|_| EngineError::Invalid(format!("invalid IP address: {text}")))
+        })
+        .collect()
+}
+
+/// Checks what a user asks of a connection to a network.
+pub(crate) fn check_endpoint(
+    network: &NetworkRecord,
+    config: &sampan_types::docker::EndpointSettings,
+) -> Result<()> {
+    if config.links.as_ref().is_some_and(|l| !l.is_empty()) {
+        return Err(EngineError::Invalid(
+            "links are not supported: connect the containers to a network of their own".to_owned(),
+        ));
+    }
+    let addresses = wanted_addresses(config)?;
+    if !addresses.is_empty() {
+        if network.is_predefined() {
+            return Err(EngineError::Invalid(
+                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP \
+                 address is supported on user defined networks only"
+                    .replace("network bridge", &format!("network {}", network.name)),
+            ));
+        }
+        if !network.ipam.iter().any(|i| i.chosen) {
+            return Err(EngineError::Invalid(format!(
+                "invalid config for network {}: invalid endpoint settings:\nuser specified IP \
+                 address is supported only when connecting to networks with user configured subnets",
+                network.name
+            )));
+        }
+    }
+    let aliases = config.aliases.as_ref().is_some_and(|a| !a.is_empty());
+    if aliases && network.is_predefined() {
+        return Err(EngineError::Invalid(
+            "network-scoped aliases are only supported for user-defined networks".to_owned(),
+        ));
+    }
+    if let Some(mac) = config.mac_address.as_deref().filter(|m| !m.is_empty()) {
+        if !matches!(network.driver, DriverConfig::Bridge(_)) {
+            return Err(EngineError::Invalid(
+                "conflicting options: mac-address and the network mode".to_owned(),
+            ));
+        }
+        let parsed: MacAddr = mac.parse().map_err(invalid)?;
+        if !parsed.is_unicast() {
+            return Err(EngineError::Invalid(format!("invalid MAC address {mac}: not unicast")));
+        }
+    }
+    if let Some((name, _)) = config.driver_opts.iter().flatten().next() {
+        return Err(EngineError::NotSupported(format!(
+            "driver option {name} of network {} is not supported",
+            network.name
+        )));
+    }
+    Ok(())
+}
+
+/// What the networks' manager is told about a running container; `None` when
+/// it has no namespace of its own.
+#[must_use]
+pub(crate) fn sandbox_spec(record: &ContainerRecord) -> Option<SandboxSpec> {
+    let networking = &record.networking;
+    let sandbox = networking.sandbox.clone()?;
+    let mut endpoints: Vec<(&String, &EndpointRecord)> = networking.endpoints.iter().collect();
+    // The network of the mode comes first: it becomes eth0.
+    let main = record.host_config.network_mode.as_deref().unwrap_or_default();
+    endpoints.sort_by_key(|(name, e)| {
+        (name.as_str() != main && e.network.as_str() != main, name.as_str())
+    });
+    let endpoints = endpoints
+        .into_iter()
+        .filter_map(|(_, e)| {
+            let live = e.live.as_ref()?;
+            Some(EndpointSpec {
+                endpoint: live.endpoint.clone(),
+                network: e.network.clone(),
+                addresses: [live.address, live.address6].iter().flatten().map(IpNet::addr).collect(),
+                mac: live.mac.as_deref().and_then(|m| m.parse().ok()),
+                aliases: e.config.aliases.clone().unwrap_or_default(),
+            })
+        })
+        .collect();
+    Some(SandboxSpec {
+        sandbox,
+        container: record.id.clone(),
+        endpoints,
+        ports: networking.ports.iter().filter_map(published).collect(),
+        // The runtime sets the container's kernel parameters.
+        sysctls: BTreeMap::new(),
+    })
+}
+
+/// A failure to make the network, as the API shows it.
+pub(super) fn network_failure(e: &sampan_net::NetError) -> EngineError {
+    EngineError::Start {
+        kind: e.kind(),
+        exit_code: 128,
+        message: format!("failed to set up container networking: {e}"),
+    }
+}

@@ -1,0 +1,84 @@
+//! Taking away what a run of a container had: processes, network, mounts.
+//!
+//! Be aware: nothing here stops at a failure; what went wrong is logged, and
+//! tried again by the next start, removal or start of the daemon.
+
+use sampan_sys::mount;
+
+use super::namespaces::{shares_shm, shm_path};
+use crate::Engine;
+use crate::error::Result;
+use crate::record::{ContainerRecord, MountKind, NetworkMode};
+
+impl Engine {
+    /// Releases everything of a record's run. Repeatable; an unfinished start
+    /// is released the same way.
+    pub(crate) async fn release_run(&self, record: &ContainerRecord) {
+        crate::fault!("exit:before-cleanup");
+        let network = async {
+            if let Some(sandbox) = &record.networking.sandbox {
+                note(record, "network", self.inner.networks.leave(sandbox).await);
+                crate::fault!("exit:after-leave");
+            }
+        };
+        let rest = async {
+            note(record, "processes", self.inner.runtime.cleanup(&record.id).await);
+            self.remove_custom_cgroup(record).await;
+            crate::fault!("exit:after-cleanup");
+            self.unmount_all(record).await;
+            crate::fault!("exit:after-unmount");
+        };
+        tokio::join!(network, rest);
+        if !matches!(record.networking.mode, NetworkMode::Container(_)) {
+            self.give_back(&record.id, &record.networking);
+        }
+    }
+
+    /// Unmounts the root, the volumes and a shared `/dev/shm`.
+    pub(crate) async fn unmount_all(&self, record: &ContainerRecord) {
+        for m in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
+            if let Some(name) = &m.volume {
+                let done = self.volume_store().unmount(name.as_str(), record.id.as_str()).await;
+                note(record, "volume", done);
+            }
+        }
+        if shares_shm(&record.host_config) {
+            let path = shm_path(&record.data_dir(&self.inner.config.data_root));
+            let done: Result<()> = self
+                .blocking(move || {
+                    mount::unmount(&path)
+                        .map_err(|e| crate::EngineError::io("unmount", path.display(), e))
+                })
+                .await;
+            note(record, "/dev/shm", done);
+        }
+        note(record, "root", self.image_store().unmount(&record.id).await);
+    }
+
+    /// The runtime cleans up below the instance's cgroup; a container with
+    /// `--cgroup-parent` has its cgroup elsewhere.
+    async fn remove_custom_cgroup(&self, record: &ContainerRecord) {
+        if record.host_config.cgroup_parent.as_deref().is_none_or(str::is_empty) {
+            return;
+        }
+        let cgroup = self.cgroup(record);
+        let done = self
+            .blocking(move || {
+                cgroup.kill_all()?;
+                Ok(cgroup.remove()?)
+            })
+            .await;
+        note(record, "cgroup", done);
+    }
+}
+
+/// Logs what could not be released.
+fn note<T, E: std::fmt::Display>(
+    record: &ContainerRecord,
+    what: &str,
+    result: std::result::Result<T, E>,
+) {
+    if let Err(error) = result {
+        tracing::warn!(container = record.id.short(), what, %error, "not released");
+    }
+}

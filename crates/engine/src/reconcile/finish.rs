@@ -1,0 +1,220 @@
+//! Finishing what an earlier daemon began, and carrying out what follows from
+//! what happened while no daemon was there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use sampan_runtime::ExitStatus;
+
+use super::AT_ONCE;
+use super::decide::Verdict;
+use crate::container::state::{Status, Transition};
+use crate::container::{Container, Starter, clear_run};
+use crate::error::Result;
+use crate::record::{ContainerRecord, Desired, NetworkMode};
+use crate::{Engine, RemoveOptions, StopOptions};
+
+/// How long the daemon's start waits for the containers' starts; they go on
+/// afterwards.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A container that is to be started, and whether after others.
+struct Pending {
+    container: Arc<Container>,
+    joins_another: bool,
+}
+
+impl Engine {
+    /// Finishes every container; starts those that shall run.
+    pub(super) async fn finish_all(&self, verdicts: Vec<(Arc<Container>, Verdict)>) {
+        let pending: Vec<Option<Pending>> = futures_util::stream::iter(verdicts)
+            .map(|(c, verdict)| async move {
+                match self.finish(&c, verdict).await {
+                    Ok(starts) => starts.then(|| Pending {
+                        joins_another: joins_another(&c.record()),
+                        container: c,
+                    }),
+                    Err(error) => {
+                        tracing::error!(container = c.id().short(), %error, "not healed");
+                        None
+                    }
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let (late, early): (Vec<Pending>, Vec<Pending>) =
+            pending.into_iter().flatten().partition(|p| p.joins_another);
+        let engine = self.clone();
+        let started = self.inner.tasks.spawn(async move {
+            engine.start_all(early).await;
+            engine.start_all(late).await;
+        });
+        if tokio::time::timeout(PATIENCE, started).await.is_err() {
+            tracing::warn!("containers are still being started");
+        }
+    }
+
+    async fn start_all(&self, pending: Vec<Pending>) {
+        futures_util::stream::iter(pending)
+            .for_each_concurrent(AT_ONCE, |p| async move {
+                let c = p.container;
+                let _ops = c.ops.lock().await;
+                if let Err(error) = self.start_locked(&c, Starter::Daemon).await {
+                    tracing::error!(container = c.id().short(), %error, "start failed");
+                }
+            })
+            .await;
+    }
+
+    /// Heals one container; says whether it shall be started.
+    async fn finish(&self, c: &Arc<Container>, verdict: Verdict) -> Result<bool> {
+        match verdict {
+            Verdict::Adopted => {
+                self.finish_wishes(c);
+                Ok(false)
+            }
+            Verdict::Ended(exit) => self.finish_end(c, exit).await,
+            Verdict::HalfStarted => {
+                let _ops = c.ops.lock().await;
+                self.release_run(&c.record()).await;
+                c.change(clear_run);
+                Ok(true)
+            }
+            Verdict::HalfMade => {
+                let _ops = c.ops.lock().await;
+                self.remove_locked(c, true).await?;
+                Ok(false)
+            }
+            Verdict::HalfRemoved => {
+                let volumes = matches!(c.record().desired, Desired::Removed { volumes: true });
+                let _ops = c.ops.lock().await;
+                self.remove_locked(c, volumes).await?;
+                Ok(false)
+            }
+            Verdict::Idle => self.finish_idle(c).await,
+        }
+    }
+
+    /// A running container that was being stopped or removed: that goes on.
+    fn finish_wishes(&self, c: &Arc<Container>) {
+        let (engine, id) = (self.clone(), c.id().to_string());
+        match c.record().desired {
+            Desired::Stopped => {
+                self.inner.tasks.spawn(async move {
+                    let stopped = engine.container_stop(&id, StopOptions::default()).await;
+                    if let Err(error) = stopped {
+                        tracing::warn!(container = id, %error, "the stop is not finished");
+                    }
+                });
+            }
+            Desired::Removed { volumes } => {
+                self.inner.tasks.spawn(async move {
+                    let options = RemoveOptions { force: true, volumes, link: false };
+                    if let Err(error) = engine.container_remove(&id, options).await {
+                        tracing::warn!(container = id, %error, "the removal is not finished");
+                    }
+                });
+            }
+            Desired::Creating | Desired::Running => {}
+        }
+    }
+
+    /// A container that ended meanwhile: its true end, then its policy.
+    async fn finish_end(&self, c: &Arc<Container>, exit: ExitStatus) -> Result<bool> {
+        let _ops = c.ops.lock().await;
+        let record = c.record();
+        if !record.state.has_process() {
+            // It was started, but that was not written any more.
+            c.change(|r| {
+                r.state.status = Status::Created;
+                let at = exit.finished;
+                let step = Transition::Started { pid: 0, at, health: false };
+                if let Err(refused) = r.state.step(step) {
+                    tracing::error!(container = r.id.short(), %refused, "wrong step");
+                }
+            });
+        }
+        let (code, removed) = (exit.code, matches!(record.desired, Desired::Removed { .. }));
+        let policy = record.restart_policy();
+        let starts = !removed
+            && !record.auto_remove()
+            && policy.starts_with_daemon(true, code, record.restart_count, record.manually_stopped);
+        if removed {
+            // The end needs no restart, and then the removal is finished.
+            c.change(|r| r.manually_stopped = true);
+        }
+        self.ended(c, exit).await;
+        // The policy's own restart comes now, without waiting.
+        if c.cancel_restart() || starts {
+            c.change(|r| {
+                if r.state.status == Status::Restarting {
+                    let _ = r.state.step(Transition::RestartCancelled);
+                }
+            });
+        }
+        if removed && !c.is_removed() {
+            let volumes = matches!(record.desired, Desired::Removed { volumes: true });
+            self.remove_locked(c, volumes).await?;
+        }
+        Ok(starts)
+    }
+
+    /// A container that does not run, as its record says. Leftovers of its
+    /// last run are taken away, a missing file system is made.
+    async fn finish_idle(&self, c: &Arc<Container>) -> Result<bool> {
+        let _ops = c.ops.lock().await;
+        let record = c.record();
+        self.release_run(&record).await;
+        if record.networking.sandbox.is_some() {
+            c.change(clear_run);
+            self.persist(c).await?;
+        }
+        match record.state.status {
+            Status::Removing | Status::Dead => {
+                let volumes = matches!(record.desired, Desired::Removed { volumes: true });
+                self.remove_locked(c, volumes || record.auto_remove()).await?;
+                return Ok(false);
+            }
+            // It ended and its own removal was cut off.
+            Status::Exited if record.auto_remove() => {
+                self.remove_locked(c, true).await?;
+                return Ok(false);
+            }
+            Status::Created => {
+                if self.image_store().snapshot(c.id()).is_err() {
+                    self.build(c, &[], &mut Vec::new()).await?;
+                }
+            }
+            _ => {}
+        }
+        let was_restarting = record.state.status == Status::Restarting;
+        let starts = record.state.status != Status::Created
+            && record.restart_policy().starts_with_daemon(
+                was_restarting,
+                record.state.exit_code,
+                record.restart_count,
+                record.manually_stopped,
+            );
+        if was_restarting {
+            c.change(|r| {
+                let _ = r.state.step(Transition::RestartCancelled);
+                if !starts {
+                    r.desired = Desired::Stopped;
+                }
+            });
+            self.persist_later(c);
+        }
+        Ok(starts)
+    }
+}
+
+/// Whether a container needs another one to run before it.
+fn joins_another(record: &ContainerRecord) -> bool {
+    let host = &record.host_config;
+    matches!(record.networking.mode, NetworkMode::Container(_))
+        || [&host.pid_mode, &host.ipc_mode]
+            .iter()
+            .any(|m| m.as_deref().is_some_and(|m| m.starts_with("container:")))
+}

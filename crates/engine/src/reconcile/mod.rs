@@ -1,0 +1,222 @@
+//! The daemon's start: comparing the records with the world, and making the
+//! one follow from the other.
+//!
+//! In this order: read the records, look at every container's shim, adopt
+//! what runs, give the network its due, sweep what belongs to nobody, then
+//! finish what was begun (removals, ends, starts) and carry out restart
+//! policies.
+//!
+//! Be aware:
+//! - Every step can be repeated: a daemon that dies here begins again.
+//! - What belongs to a record that can't be read is left alone.
+//! - When the store was lost, nothing is swept that a record may have named.
+
+mod decide;
+mod finish;
+mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use sampan_runtime::Shim;
+use sampan_types::{ContainerId, VolumeName};
+
+use crate::Engine;
+use crate::container::state::Status;
+use crate::container::{Container, sandbox_spec};
+use crate::error::Result;
+use crate::record::{self, ContainerRecord, Desired};
+use decide::{Found, Verdict, decide};
+
+/// How many containers are looked at or finished at once.
+const AT_ONCE: usize = 16;
+
+impl Engine {
+    /// See the module's documentation. `lost`: the store was set aside.
+    pub(crate) async fn reconcile(&self, lost: bool) -> Result<()> {
+        crate::fault!("reconcile:before");
+        let mut known = self.load_records().await?;
+        if lost {
+            self.salvage(&mut known).await;
+        }
+        let containers = self.containers();
+        let verdicts: Vec<(Arc<Container>, Verdict)> = futures_util::stream::iter(containers)
+            .map(|c| async move {
+                let verdict = self.look(&c).await;
+                (c, verdict)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        crate::fault!("reconcile:after-adopt");
+        self.reconcile_networks().await;
+        crate::fault!("reconcile:after-network");
+        let running: BTreeSet<&ContainerId> = verdicts
+            .iter()
+            .filter(|(_, v)| matches!(v, Verdict::Adopted))
+            .map(|(c, _)| c.id())
+            .collect();
+        self.restore_volumes(&running).await;
+        if lost {
+            tracing::warn!("snapshots and directories without a record are left");
+        } else {
+            self.sweep(&known).await;
+        }
+        crate::fault!("reconcile:after-sweep");
+        self.finish_all(verdicts).await;
+        Ok(())
+    }
+
+    /// Reads all records into the index. Returns the ids of all, also of
+    /// those that can't be read.
+    async fn load_records(&self) -> Result<HashSet<ContainerId>> {
+        let mut known = HashSet::new();
+        for (key, value) in self.store().list(record::PREFIX).await?.entries {
+            if let Ok(id) = key[record::PREFIX.len()..].parse() {
+                known.insert(id);
+            }
+            match record::decode(&key, &value.value) {
+                Ok(record) => self.index(record),
+                Err(error) => tracing::error!(%error, "a container is left out"),
+            }
+        }
+        Ok(known)
+    }
+
+    fn index(&self, record: ContainerRecord) {
+        let c = Container::new(record);
+        let name = c.record().name.clone();
+        if let Err(error) = self.inner.containers.reserve(&name, c.id()) {
+            tracing::error!(container = c.id().short(), %error, "the container has no name");
+        }
+        self.inner.containers.insert(c);
+    }
+
+    /// Looks at one container's shim and adopts it when it runs.
+    async fn look(&self, c: &Arc<Container>) -> Verdict {
+        let record = c.record();
+        let found = match self.inner.runtime.connect(c.id()).await {
+            Ok(Some(shim)) => Found::Shim {
+                generation: shim.generation(),
+                started: shim.started().is_some(),
+                shim: Some(shim),
+            },
+            Ok(None) => match self.inner.runtime.recorded_exit(c.id()) {
+                Ok(exit) => Found::Gone(exit),
+                Err(error) => {
+                    tracing::warn!(container = c.id().short(), %error, "exit is not readable");
+                    Found::Gone(None)
+                }
+            },
+            Err(error) => {
+                tracing::warn!(container = c.id().short(), %error, "shim does not answer");
+                Found::Gone(None)
+            }
+        };
+        let (verdict, shim) = decide(&record, found, &self.inner.boot_id);
+        if let (Verdict::Adopted, Some(shim)) = (&verdict, shim) {
+            self.adopt(c, shim).await;
+        }
+        verdict
+    }
+
+    /// Takes a running container over.
+    async fn adopt(&self, c: &Arc<Container>, shim: Shim) {
+        let frozen = self.cgroup(&c.record()).is_frozen().unwrap_or(false);
+        let started = shim.started();
+        let before = c.record();
+        c.change(|r| {
+            let health = crate::health::is_checked(&r.config);
+            if !r.state.has_process() {
+                r.state = crate::record::State {
+                    health: health.then(Default::default),
+                    finished: r.state.finished,
+                    ..Default::default()
+                };
+            }
+            r.state.status = if frozen { Status::Paused } else { Status::Running };
+            r.state.pid = shim.pid();
+            if let Some(at) = started {
+                r.state.started = at;
+            }
+        });
+        if before.state != c.record().state {
+            self.persist_later(c);
+        }
+        self.reserve_network(&c.record());
+        c.set_shim(Some(shim.clone()));
+        self.adopt_execs(c).await;
+        self.supervise(c, shim);
+        tracing::info!(container = c.id().short(), pid = before.state.pid, "adopted");
+    }
+
+    /// Lets the networks' manager compare the kernel with what runs.
+    async fn reconcile_networks(&self) {
+        let desired: Vec<_> = self
+            .containers()
+            .iter()
+            .map(|c| c.record())
+            .filter(|r| r.state.has_process() && r.desired != Desired::Creating)
+            .filter_map(|r| sandbox_spec(&r))
+            .collect();
+        match self.inner.networks.reconcile(&desired).await {
+            Ok(repairs) => {
+                for line in &repairs.restored {
+                    tracing::info!(what = %line, "restored");
+                }
+                for line in &repairs.removed {
+                    tracing::info!(what = %line, "removed a leftover");
+                }
+                for line in &repairs.failed {
+                    tracing::error!(what = %line, "not restored");
+                }
+                for sandbox in &repairs.lost {
+                    tracing::error!(
+                        sandbox = sandbox.short(),
+                        "a running container has lost its network: restart it"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "networks are not compared"),
+        }
+    }
+
+    /// Tells the volumes who uses them.
+    async fn restore_volumes(&self, running: &BTreeSet<&ContainerId>) {
+        let mut users: BTreeMap<VolumeName, BTreeSet<String>> = BTreeMap::new();
+        for c in self.containers().iter().filter(|c| running.contains(c.id())) {
+            for name in c.record().mounts.iter().filter_map(|m| m.volume.clone()) {
+                users.entry(name).or_default().insert(c.id().to_string());
+            }
+        }
+        for error in self.volume_store().restore(&users).await {
+            tracing::error!(%error, "a volume is not restored");
+        }
+    }
+
+    /// After the loss of the store: records of running containers from the
+    /// copies beside their bundles.
+    async fn salvage(&self, known: &mut HashSet<ContainerId>) {
+        let dir = self.inner.config.exec_root.join("containers");
+        let copies = self.blocking(move || Ok(sweep::copies(&dir))).await.unwrap_or_default();
+        for (id, mut record) in copies {
+            known.insert(id.clone());
+            if !matches!(self.inner.runtime.connect(&id).await, Ok(Some(_))) {
+                continue;
+            }
+            // The networks have new ids; their names are the same.
+            for (name, endpoint) in &mut record.networking.endpoints {
+                if let Ok(network) = self.network_table().resolve(name) {
+                    endpoint.network = network.id.clone();
+                }
+            }
+            self.index(record);
+            let Some(c) = self.container_by_id(&id) else { continue };
+            match self.persist(&c).await {
+                Ok(()) => tracing::info!(container = id.short(), "record restored"),
+                Err(error) => tracing::error!(container = id.short(), %error, "not restored"),
+            }
+        }
+    }
+}
