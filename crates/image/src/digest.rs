@@ -115,7 +115,7 @@ impl From<&Digest> for ImageId {
 }
 
 /// Computes a digest piece by piece.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {

@@ -38,6 +38,16 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Lets `other` hold what this one holds too.
+    pub(crate) fn share(&self, other: &Self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for digest in &held {
+            other.pin(digest);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut pins = self.pins.lock();

@@ -35,6 +35,7 @@ mod manifest;
 mod progress;
 mod reference;
 pub mod registry;
+mod remove;
 mod snapshot;
 mod stream;
 mod tarball;
@@ -54,6 +55,14 @@ pub use limits::Limits;
 pub use manifest::{Descriptor, Index, Manifest, Platform, media};
 pub use progress::{Progress, ProgressSink};
 pub use reference::{Reference, ReferenceError};
-pub use snapshot::{ChangeKind, SnapshotPaths};
+pub use snapshot::{ChangeKind, MountHold, SnapshotPaths};
 pub use stream::ByteStream;
 pub use transfer::{CommitRequest, ImportRequest, LoadOptions};
+
+/// A number that no other call in this process gets, with the process' id: for
+/// names of temporary files.
+fn unique() -> String {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
+}

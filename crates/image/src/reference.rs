@@ -344,8 +344,28 @@ mod tests {
     fn refuses_what_docker_refuses() {
         let message = |text: &str| text.parse::<Reference>().unwrap_err().to_string();
         for bad in [
-            ":x", "a:", "a@", "a b", "a//b", "/a", "a/", "-a", "a-", "a._b", "a___b", "..", "a:-x",
-            "a\0", "ä", "a@sha256:x", "http://x/y", "a:b:c", "[::1/x", "x:y/z", "a:x/y", " a",
+            ":x",
+            "a:",
+            "a@",
+            "a b",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a-",
+            "a._b",
+            "a___b",
+            "..",
+            "a:-x",
+            "a\0",
+            "ä",
+            "a@sha256:x",
+            "http://x/y",
+            "a:b:c",
+            "[::1/x",
+            "x:y/z",
+            "a:x/y",
+            " a",
         ] {
             assert_eq!(message(bad), "invalid reference format", "{bad}");
         }

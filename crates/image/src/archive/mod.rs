@@ -8,8 +8,10 @@
 //! - The root is given as an open directory, so that it can be
 //!   `/proc/<pid>/root` as well as a mounted snapshot.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use sampan_types::{ErrorKind, Kind, Timestamp};
 use thiserror::Error;
 use tokio::io::AsyncRead;
@@ -70,6 +72,23 @@ pub enum ArchiveError {
     /// The worker died.
     #[error("the operation was interrupted")]
     Interrupted,
+}
+
+impl ArchiveError {
+    /// An I/O failure; one that carries an error of this type is that error,
+    /// and a full disk is told apart.
+    pub(crate) fn from_io(operation: &'static str, path: &str, error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) if code == Errno::ENOSPC as i32 || code == Errno::EDQUOT as i32 => {
+                return Self::NoSpace(path.to_owned());
+            }
+            _ => {}
+        }
+        match error.downcast::<Self>() {
+            Ok(own) => own,
+            Err(source) => Self::Io { operation, path: path.to_owned(), source },
+        }
+    }
 }
 
 impl Kind for ArchiveError {

@@ -1,19 +1,33 @@
 //! The images: records, names, and what is done with them.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+mod collect;
+mod query;
+mod register;
+mod removal;
+mod state;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sampan_types::{ContainerId, ImageId, Timestamp, docker};
+use tokio_util::task::TaskTracker;
 
+pub(crate) use register::Watched;
+use state::State;
+
+use crate::layer::LayerStore;
+use crate::lease::Pins;
+use crate::snapshot::{InitLayers, Snapshots, destroy};
+use crate::stream::blocking;
 use crate::{
-    ConfigFile, Content, Descriptor, Digest, ImageError, Lease, Limits, Manifest, ProgressSink,
-    Reference,
+    ConfigFile, Content, Descriptor, Digest, ImageError, Lease, Limits, Manifest, Reference, media,
 };
 
 /// The images and snapshots of an instance. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Images {}
+pub struct Images(pub(crate) Arc<Inner>);
 
 /// What is known of an image. Records are immutable; a change makes a new one.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +48,8 @@ pub struct ImageRecord {
     pub config: ConfigFile,
     /// Its manifest's digest.
     pub manifest: Digest,
+    /// The layers' archives, lowest first.
+    pub layers: Vec<Descriptor>,
     /// The bytes of its unpacked layers.
     pub size: u64,
 }
@@ -139,6 +155,22 @@ pub struct Registration {
     pub parent: Option<ImageId>,
 }
 
+/// What all clones of [`Images`] share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    /// `<data-root>/image`.
+    pub(crate) root: PathBuf,
+    pub(crate) content: Content,
+    pub(crate) layers: LayerStore,
+    pub(crate) inits: InitLayers,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) pins: Arc<Pins>,
+    pub(crate) limits: Limits,
+    /// Removal of files that nobody waits for.
+    pub(crate) background: TaskTracker,
+    state: State,
+}
+
 impl Images {
     /// Opens the images below `data_root`, and removes what an interrupted
     /// operation left.
@@ -146,7 +178,7 @@ impl Images {
     /// # Errors
     /// When the directories can't be made or read.
     pub async fn open(data_root: &Path) -> Result<Self, ImageError> {
-        todo!()
+        Self::open_with(data_root, Limits::default()).await
     }
 
     /// As [`Images::open`], with other bounds for archives.
@@ -154,149 +186,42 @@ impl Images {
     /// # Errors
     /// As there.
     pub async fn open_with(data_root: &Path, limits: Limits) -> Result<Self, ImageError> {
-        todo!()
+        let data_root = data_root.to_owned();
+        let inner = Arc::new(blocking(move || Inner::open(&data_root, limits)).await?);
+        for trash in inner.snapshots.trash()? {
+            inner.in_background(move || {
+                if let Err(error) = destroy(&trash) {
+                    tracing::warn!(%error, "the file system of a removed container stays for now");
+                }
+            });
+        }
+        Ok(Self(inner))
     }
 
-    /// The image that a reference, an id or the beginning of an id names.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], or that the name is
-    /// not a reference.
-    pub fn resolve(&self, name: &str) -> Result<ImageId, ImageError> {
-        todo!()
-    }
-
-    /// What is known of an image.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`].
-    pub fn inspect(&self, id: &ImageId) -> Result<Arc<ImageRecord>, ImageError> {
-        todo!()
-    }
-
-    /// All images, newest first.
-    #[must_use]
-    pub fn list(&self) -> Vec<Arc<ImageRecord>> {
-        todo!()
-    }
-
-    /// The images that pass the filters, newest first.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`] when an image named by `before` or `since`
-    /// doesn't exist; [`ImageError::Invalid`] for a wrong pattern.
-    pub fn list_filtered(&self, filters: &ListFilters) -> Result<Vec<Arc<ImageRecord>>, ImageError> {
-        todo!()
-    }
-
-    /// How an image came about, newest step first.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`].
-    pub fn history(&self, id: &ImageId) -> Result<Vec<HistoryItem>, ImageError> {
-        todo!()
-    }
-
-    /// Bytes of an image's layers that other images have too.
-    #[must_use]
-    pub fn shared_size(&self, id: &ImageId) -> u64 {
-        todo!()
-    }
-
-    /// Bytes of all layers, each counted once.
-    #[must_use]
-    pub fn layers_size(&self) -> u64 {
-        todo!()
-    }
-
-    /// Gives the image `source` another name; without a tag, `latest`.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`]; [`ImageError::Invalid`] when the name holds a
-    /// digest; those of the file system.
-    pub async fn tag(&self, source: &str, name: &Reference) -> Result<ImageId, ImageError> {
-        todo!()
-    }
-
-    /// Takes a name away and, when it was the last, removes the image with the
-    /// layers and blobs that nothing else has. Gives what Docker's `rmi`
-    /// answers, in order.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`]; [`ImageError::Conflict`] with Docker's texts.
-    pub async fn remove(
-        &self,
-        name: &str,
-        options: RemoveOptions<'_>,
-    ) -> Result<Vec<docker::ImageDeleteResponseItem>, ImageError> {
-        todo!()
-    }
-
-    /// Removes the images that nothing needs.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub async fn prune(&self, what: Pruning<'_>) -> Result<PruneReport, ImageError> {
-        todo!()
+    /// Waits until what goes on in the background is done: before the engine
+    /// exits, and in tests.
+    pub async fn settle(&self) {
+        self.0.background.close();
+        self.0.background.wait().await;
+        self.0.background.reopen();
     }
 
     /// Keeps content alive that no image refers to yet.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        todo!()
+        Lease::new(Arc::clone(&self.0.pins))
     }
 
     /// The blobs.
     #[must_use]
     pub fn content(&self) -> &Content {
-        todo!()
+        &self.0.content
     }
 
     /// Whether the layer with this diff id is unpacked. Pin it first.
     #[must_use]
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        todo!()
-    }
-
-    /// Unpacks a layer's archive from the content store, verifies that its
-    /// uncompressed digest is `diff_id`, and pins it by `lease`. Layers may be
-    /// unpacked in parallel; one that is here already is done at once.
-    /// `progress` gets `Extracting` and `Pull complete` about `label`.
-    ///
-    /// # Errors
-    /// A broken or hostile archive, a wrong digest, a full disk. Nothing is left.
-    pub async fn unpack_layer(
-        &self,
-        lease: &Lease,
-        blob: &Descriptor,
-        diff_id: &Digest,
-        label: &str,
-        progress: &ProgressSink,
-    ) -> Result<(), ImageError> {
-        todo!()
-    }
-
-    /// Records an image, all of whose blobs and layers are here, and its names.
-    /// Durable on return.
-    ///
-    /// # Errors
-    /// [`ImageError::Broken`] when manifest or configuration are wrong or
-    /// something is missing; [`ImageError::Invalid`] when the image is not for
-    /// Linux.
-    pub async fn register(
-        &self,
-        lease: &Lease,
-        registration: Registration,
-    ) -> Result<ImageId, ImageError> {
-        todo!()
-    }
-
-    /// Adds the name by which a registry knows the image (after a push).
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`]; those of the file system.
-    pub async fn add_digest(&self, id: &ImageId, name: &Reference) -> Result<(), ImageError> {
-        todo!()
+        self.0.layers.info(diff_id).is_some()
     }
 
     /// The manifest of an image, with the descriptor of its blob. All blobs
@@ -305,8 +230,46 @@ impl Images {
     /// # Errors
     /// [`ImageError::NotFound`]; [`ImageError::Broken`] when the blob is damaged.
     pub fn manifest(&self, id: &ImageId) -> Result<(Descriptor, Manifest), ImageError> {
-        todo!()
+        let record = self.inspect(id)?;
+        let blob = self.0.content.read(&record.manifest)?;
+        let manifest = state::parse_manifest(&blob)?;
+        let media_type = manifest.media_type.as_deref().unwrap_or(media::OCI_MANIFEST);
+        let size = blob.len() as u64;
+        Ok((Descriptor::new(media_type, record.manifest.clone(), size), manifest))
     }
 }
 
-type _Unused = (BTreeMap<(), ()>, HashSet<()>);
+impl Inner {
+    /// What is known of an image.
+    pub(crate) fn record(&self, id: &ImageId) -> Result<Arc<ImageRecord>, ImageError> {
+        let found = self.state.view().images.get(id).cloned();
+        found.ok_or_else(|| ImageError::NotFound(id.to_string()))
+    }
+
+    fn open(data_root: &Path, limits: Limits) -> Result<Self, ImageError> {
+        let root = data_root.join("image");
+        fs::create_dir_all(&root).map_err(ImageError::io("make", &root))?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o710))
+            .map_err(ImageError::io("set the mode of", &root))?;
+        let content = Content::open(&root)?;
+        let layers = LayerStore::open(&root, content.clone(), limits)?;
+        let inits = InitLayers::open(&root)?;
+        let (state, whole) = State::open(&root, &content, &layers)?;
+        let snapshots = Snapshots::open(&data_root.join("overlay"), &content)?;
+        let inner = Self {
+            root,
+            content,
+            layers,
+            inits,
+            snapshots,
+            pins: Arc::default(),
+            limits,
+            background: TaskTracker::new(),
+            state,
+        };
+        if whole {
+            inner.collect()?;
+        }
+        Ok(inner)
+    }
+}

@@ -83,11 +83,7 @@ impl Images {
     ///
     /// # Errors
     /// A broken or hostile archive; a full disk.
-    pub async fn import<R>(
-        &self,
-        archive: R,
-        request: ImportRequest,
-    ) -> Result<ImageId, ImageError>
+    pub async fn import<R>(&self, archive: R, request: ImportRequest) -> Result<ImageId, ImageError>
     where
         R: AsyncRead + Unpin + Send + 'static,
     {
