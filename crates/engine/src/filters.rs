@@ -106,7 +106,9 @@ impl Filters {
         is_value: impl Fn(&str) -> bool,
     ) -> Result<(), FilterError> {
         match self.get(name).find(|v| !is_value(v)) {
-            Some(v) => Err(FilterError::Value { name: name.to_owned(), values: vec![v.to_owned()] }),
+            Some(v) => {
+                Err(FilterError::Value { name: name.to_owned(), values: vec![v.to_owned()] })
+            }
             None => Ok(()),
         }
     }
@@ -213,10 +215,7 @@ fn pattern_matches(pattern: &str, source: &str) -> bool {
 /// A point in time as users give it: a Go duration before `now` (`10m`,
 /// `1h30m`), seconds since 1970, RFC 3339, or a date.
 #[must_use]
-pub fn parse_time(
-    text: &str,
-    now: sampan_types::Timestamp,
-) -> Option<sampan_types::Timestamp> {
+pub fn parse_time(text: &str, now: sampan_types::Timestamp) -> Option<sampan_types::Timestamp> {
     if let Ok(time) = sampan_types::Timestamp::parse(text) {
         return Some(time);
     }

@@ -1,10 +1,17 @@
 //! Volumes as the API shows them, with who refers to them.
+//!
+//! Be aware: a container refers to a volume from its creation to its removal,
+//! whether it runs or not.
 
+use std::collections::BTreeSet;
+
+use sampan_types::EventType;
 use sampan_types::docker::VolumeCreateRequest;
-use serde_json::Value;
+use sampan_volume::{Volume, VolumeError, VolumeSpec};
+use serde_json::{Value, json};
 
 use crate::filters::Filters;
-use crate::{Engine, Result};
+use crate::{Engine, EngineError, Result};
 
 impl Engine {
     /// The volumes that pass the filters: `{"Volumes": […], "Warnings": null}`.
@@ -12,8 +19,22 @@ impl Engine {
     /// # Errors
     /// When a filter is wrong.
     pub async fn volume_list(&self, filters: &Filters) -> Result<Value> {
-        let _ = filters;
-        todo!()
+        filters.validate(&["dangling", "driver", "label", "name"])?;
+        let dangling = filters.flag("dangling")?;
+        let used = self.volumes_referred_to();
+        let shown: Vec<Value> = self
+            .volume_store()
+            .list()
+            .iter()
+            .filter(|v| {
+                filters.pattern("name", v.name.as_str())
+                    && filters.exact("driver", &v.driver)
+                    && filters.labels("label", |key| v.labels.get(key).map(String::as_str))
+                    && dangling.is_none_or(|d| d != used.contains(v.name.as_str()))
+            })
+            .map(shown)
+            .collect();
+        Ok(json!({ "Volumes": shown, "Warnings": null }))
     }
 
     /// Makes a volume, or gives the one that has the name.
@@ -21,8 +42,28 @@ impl Engine {
     /// # Errors
     /// Wrong names, drivers and options.
     pub async fn volume_create(&self, request: VolumeCreateRequest) -> Result<Value> {
-        let _ = request;
-        todo!()
+        if request.cluster_volume_spec.is_some() {
+            return Err(EngineError::NotSupported(
+                "cluster volumes are not supported: leave ClusterVolumeSpec out".to_owned(),
+            ));
+        }
+        let spec = VolumeSpec {
+            name: request.name,
+            driver: request.driver.unwrap_or_default(),
+            options: request.driver_opts.unwrap_or_default().into_iter().collect(),
+            labels: request.labels.unwrap_or_default().into_iter().collect(),
+        };
+        Ok(shown(&self.make_volume(spec).await?))
+    }
+
+    /// Makes a volume, or gives the one that has the name, and tells of a new
+    /// one.
+    pub(crate) async fn make_volume(&self, spec: VolumeSpec) -> Result<Volume> {
+        let created = self.volume_store().create(spec).await?;
+        if created.new {
+            self.volume_event(&created.volume, "create");
+        }
+        Ok(created.volume)
     }
 
     /// One volume.
@@ -30,8 +71,7 @@ impl Engine {
     /// # Errors
     /// No such volume.
     pub async fn volume_inspect(&self, name: &str) -> Result<Value> {
-        let _ = name;
-        todo!()
+        Ok(shown(&self.volume_store().get(name)?))
     }
 
     /// Removes a volume; with `force`, its absence is success.
@@ -39,8 +79,18 @@ impl Engine {
     /// # Errors
     /// No such volume; a container refers to it.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
-        let _ = (name, force);
-        todo!()
+        let volume = match self.volume_store().get(name) {
+            Err(VolumeError::NotFound { .. }) if force => return Ok(()),
+            found => found?,
+        };
+        let users = self.volume_users(name);
+        if !users.is_empty() {
+            let name = name.to_owned();
+            return Err(VolumeError::InUse { name, users }.into());
+        }
+        self.volume_store().remove(name).await?;
+        self.volume_event(&volume, "destroy");
+        Ok(())
     }
 
     /// Removes the volumes that no container refers to: those without a name,
@@ -49,7 +99,122 @@ impl Engine {
     /// # Errors
     /// When a filter is wrong.
     pub async fn volume_prune(&self, filters: &Filters) -> Result<Value> {
-        let _ = filters;
-        todo!()
+        filters.validate(&["all", "label", "label!"])?;
+        let all = filters.flag("all")?.unwrap_or(false);
+        let (mut removed, mut reclaimed) = (Vec::new(), 0u64);
+        for volume in self.volume_store().list() {
+            let name = volume.name.as_str();
+            let label = |key: &str| volume.labels.get(key).map(String::as_str);
+            let wanted = (all || volume.is_anonymous()) && filters.labels_and_not(label);
+            if !wanted || !self.volume_users(name).is_empty() {
+                continue;
+            }
+            let size = self.volume_store().size(name).await.ok().flatten().unwrap_or(0);
+            match self.volume_remove(name, true).await {
+                Ok(()) => {
+                    removed.push(name.to_owned());
+                    reclaimed += size;
+                }
+                // One that came into use meanwhile, or that resists.
+                Err(error) => tracing::warn!(volume = name, %error, "it is not pruned"),
+            }
+        }
+        let carried = [("reclaimed", reclaimed.to_string())];
+        self.event_bus().publish(EventType::Volume, "prune", "", carried);
+        Ok(json!({ "VolumesDeleted": removed, "SpaceReclaimed": reclaimed }))
+    }
+
+    /// The containers that refer to a volume.
+    pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
+        self.containers()
+            .iter()
+            .map(|c| c.record())
+            .filter(|r| {
+                r.mounts.iter().any(|m| m.volume.as_ref().is_some_and(|v| v.as_str() == name))
+            })
+            .map(|r| r.id.to_string())
+            .collect()
+    }
+
+    /// The volumes that any container refers to.
+    fn volumes_referred_to(&self) -> BTreeSet<String> {
+        let records = self.containers();
+        let names = records.iter().flat_map(|c| {
+            let record = c.record();
+            record.mounts.iter().filter_map(|m| m.volume.clone()).collect::<Vec<_>>()
+        });
+        names.map(String::from).collect()
+    }
+
+    fn volume_event(&self, volume: &Volume, action: &str) {
+        let carried = [("driver", volume.driver.as_str())];
+        self.event_bus().publish(EventType::Volume, action, volume.name.as_str(), carried);
+    }
+
+    /// All volumes with their sizes and how many containers refer to each.
+    pub(crate) async fn volumes_with_usage(&self) -> Result<Vec<Value>> {
+        let mut out = Vec::new();
+        for volume in self.volume_store().list() {
+            let name = volume.name.as_str();
+            // -1: not known without mounting.
+            let size = match self.volume_store().size(name).await {
+                Ok(Some(size)) => json!(size),
+                Ok(None) => json!(-1),
+                Err(VolumeError::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let mut value = shown(&volume);
+            value["UsageData"] = json!({ "Size": size, "RefCount": self.volume_users(name).len() });
+            out.push(value);
+        }
+        Ok(out)
+    }
+}
+
+/// One `Volume` as dockerd writes it.
+fn shown(volume: &Volume) -> Value {
+    let or_null = |map: &std::collections::BTreeMap<String, String>| {
+        if map.is_empty() { Value::Null } else { json!(map) }
+    };
+    let seconds = volume.created.seconds().saturating_mul(1_000_000_000);
+    json!({
+        "CreatedAt": sampan_types::Timestamp::from_nanos(seconds).to_string(),
+        "Driver": volume.driver,
+        "Labels": or_null(&volume.labels),
+        "Mountpoint": volume.mountpoint.to_string_lossy(),
+        "Name": volume.name,
+        "Options": or_null(&volume.options),
+        "Scope": "local",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_dockerds_shape() {
+        let mut volume = Volume {
+            name: "data".parse().unwrap(),
+            driver: "local".to_owned(),
+            mountpoint: "/v/data/_data".into(),
+            created: sampan_types::Timestamp::from_nanos(1_700_000_000_500_000_000),
+            options: Default::default(),
+            labels: Default::default(),
+        };
+        assert_eq!(
+            shown(&volume),
+            json!({
+                "CreatedAt": "2023-11-14T22:13:20Z",
+                "Driver": "local",
+                "Labels": null,
+                "Mountpoint": "/v/data/_data",
+                "Name": "data",
+                "Options": null,
+                "Scope": "local",
+            })
+        );
+        volume.labels.insert("a".to_owned(), String::new());
+        assert_eq!(shown(&volume)["Labels"], json!({"a": ""}));
     }
 }

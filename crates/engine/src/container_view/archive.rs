@@ -139,10 +139,9 @@ fn holding(stream: ByteStream, view: View) -> ByteStream {
 /// The error with the names that the client gave.
 fn failed(error: ArchiveError, container: &str, path: &str) -> EngineError {
     EngineError::part(match error {
-        ArchiveError::NoSuchFile { .. } => ArchiveError::NoSuchFile {
-            path: path.to_owned(),
-            container: container.to_owned(),
-        },
+        ArchiveError::NoSuchFile { .. } => {
+            ArchiveError::NoSuchFile { path: path.to_owned(), container: container.to_owned() }
+        }
         other => other,
     })
 }

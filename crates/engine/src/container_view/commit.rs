@@ -81,7 +81,8 @@ pub(crate) fn reference(repo: &str, tag: &str) -> Result<Option<Reference>> {
     if repo.is_empty() {
         return Ok(None);
     }
-    let reference: Reference = repo.parse().map_err(EngineError::part::<sampan_image::ReferenceError>)?;
+    let reference: Reference =
+        repo.parse().map_err(EngineError::part::<sampan_image::ReferenceError>)?;
     if reference.digest().is_some() {
         return Err(EngineError::Invalid(
             "refusing to create a tag with a digest reference".to_owned(),

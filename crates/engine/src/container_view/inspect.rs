@@ -407,7 +407,10 @@ mod tests {
             network["Ports"],
             json!({"53/udp": null, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]})
         );
-        assert_eq!((&network["IPAddress"], &network["IPPrefixLen"]), (&json!("172.17.0.2"), &json!(16)));
+        assert_eq!(
+            (&network["IPAddress"], &network["IPPrefixLen"]),
+            (&json!("172.17.0.2"), &json!(16))
+        );
         assert_eq!(
             sorted_keys(&network["Networks"]["bridge"]).join(" "),
             "Aliases DNSNames DriverOpts EndpointID Gateway GlobalIPv6Address GlobalIPv6PrefixLen \
@@ -419,7 +422,10 @@ mod tests {
             out["HostConfig"]["PortBindings"],
             json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]})
         );
-        assert_eq!(out["State"]["Health"], json!({"Status": "starting", "FailingStreak": 0, "Log": []}));
+        assert_eq!(
+            out["State"]["Health"],
+            json!({"Status": "starting", "FailingStreak": 0, "Log": []})
+        );
         let id = &record.id;
         assert_eq!(out["LogPath"], json!(format!("/data/containers/{id}/{id}-json.log")));
         let sandbox = record.networking.sandbox.as_ref().unwrap();

@@ -13,8 +13,7 @@ use crate::record::{
 /// The fields of `value` that are there, put over `template`'s. A key of
 /// `deep` is an object whose own fields are put over the template's.
 pub(crate) fn overlay(template: Value, value: &impl Serialize, deep: &[&str]) -> Value {
-    let (Value::Object(mut out), Ok(Value::Object(over))) =
-        (template, serde_json::to_value(value))
+    let (Value::Object(mut out), Ok(Value::Object(over))) = (template, serde_json::to_value(value))
     else {
         return Value::Null;
     };
@@ -162,7 +161,9 @@ pub(crate) fn port_map(record: &ContainerRecord) -> Value {
     let shown = ports(record).into_iter().map(|((port, proto), places)| {
         let places: Vec<Value> = places
             .iter()
-            .map(|p| json!({ "HostIp": p.host_ip.to_string(), "HostPort": p.host_port.to_string() }))
+            .map(
+                |p| json!({ "HostIp": p.host_ip.to_string(), "HostPort": p.host_port.to_string() }),
+            )
             .collect();
         (format!("{port}/{proto}"), null_if_empty(&places))
     });

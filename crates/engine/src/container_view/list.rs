@@ -26,8 +26,21 @@ pub struct ListOptions {
 }
 
 const ACCEPTED: [&str; 15] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label",
-    "name", "network", "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 const STATES: [&str; 7] =
@@ -255,11 +268,9 @@ impl<'a> Selection<'a> {
     fn network_matches(&self, record: &ContainerRecord) -> bool {
         let f = self.filters;
         f.get("network").next().is_none()
-            || record
-                .networking
-                .endpoints
-                .iter()
-                .any(|(name, e)| f.exact("network", name) || f.prefix("network", e.network.as_str()))
+            || record.networking.endpoints.iter().any(|(name, e)| {
+                f.exact("network", name) || f.prefix("network", e.network.as_str())
+            })
     }
 
     fn ports_match(&self, record: &ContainerRecord) -> bool {
@@ -301,7 +312,7 @@ impl PortRange {
 mod tests {
     use super::*;
     use crate::container::tests::record as blank;
-    use crate::record::{Status, PortRecord};
+    use crate::record::{PortRecord, Status};
 
     fn record(id: &str, name: &str, f: impl FnOnce(&mut ContainerRecord)) -> Arc<ContainerRecord> {
         let mut record = blank(&format!("{id:0<64}"), name);

@@ -199,8 +199,12 @@ mod tests {
     #[test]
     fn prefixes_stand_before_lines_only() {
         use StdStream::{Stderr, Stdout};
-        let entries =
-            [entry(Stdout, "long "), entry(Stderr, "e\n"), entry(Stdout, "line\n"), entry(Stdout, "x\n")];
+        let entries = [
+            entry(Stdout, "long "),
+            entry(Stderr, "e\n"),
+            entry(Stdout, "line\n"),
+            entry(Stdout, "x\n"),
+        ];
         assert_eq!(lines(Prefix::new(false, false), &entries), "long e\nline\nx\n");
         let t = "2023-11-14T22:13:20.000000500Z ";
         assert_eq!(

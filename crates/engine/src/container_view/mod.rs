@@ -21,6 +21,7 @@ mod top;
 
 pub use archive::{ArchiveOptions, PathStat};
 pub use commit::CommitOptions;
+pub(crate) use json::{null_if_empty, overlay};
 pub use list::ListOptions;
 pub use logs::{LogOutput, Logs, LogsOptions};
 pub use stats::StatsStream;
@@ -32,8 +33,7 @@ use crate::record::ContainerRecord;
 /// What events about a container carry: its labels, its image and its name.
 pub(crate) fn attributes(record: &ContainerRecord) -> BTreeMap<String, String> {
     let labels = record.config.labels.iter().flatten();
-    let mut out: BTreeMap<String, String> =
-        labels.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut out: BTreeMap<String, String> = labels.map(|(k, v)| (k.clone(), v.clone())).collect();
     out.insert("image".to_owned(), record.config.image.clone().unwrap_or_default());
     out.insert("name".to_owned(), record.name.to_string());
     out

@@ -98,7 +98,9 @@ impl Engine {
         }
         if !tokio::fs::metadata(&root).await.is_ok_and(|m| m.is_dir()) {
             let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-            if !rest.is_empty() || name.as_deref() != mount.destination.file_name().and_then(|n| n.to_str()) {
+            if !rest.is_empty()
+                || name.as_deref() != mount.destination.file_name().and_then(|n| n.to_str())
+            {
                 return Err(EngineError::NotSupported(format!(
                     "{} is a single file mounted from elsewhere: start the container to reach it",
                     mount.destination.display()
@@ -218,7 +220,8 @@ mod tests {
             mount("/tmp", MountKind::Tmpfs),
         ];
         let found = |path: &str| {
-            mount_of(&record, path).map(|(m, rest)| (m.destination.to_str().unwrap().to_owned(), rest))
+            mount_of(&record, path)
+                .map(|(m, rest)| (m.destination.to_str().unwrap().to_owned(), rest))
         };
         let some = |d: &str, rest: &str| Some((d.to_owned(), rest.to_owned()));
         assert_eq!(found("/data/x/../y"), some("/data", "y"));

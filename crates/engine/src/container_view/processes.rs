@@ -130,9 +130,8 @@ impl Host {
     /// Reads the host's `/proc`, `/etc/passwd` and `/etc/group`.
     pub(super) fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let variable = |v, or| {
-            sysconf(v).ok().flatten().and_then(|n| u64::try_from(n).ok()).unwrap_or(or)
-        };
+        let variable =
+            |v, or| sysconf(v).ok().flatten().and_then(|n| u64::try_from(n).ok()).unwrap_or(or);
         let stat = text("/proc/stat");
         let boot = stat.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok());
         let memory = text("/proc/meminfo");
@@ -187,7 +186,9 @@ impl Host {
 
     /// `14:05` today, `Jan05` this year, `2023` before that.
     pub(super) fn start_time(&self, p: &Process) -> String {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap_or_default().to_zoned(self.zone.clone());
+        let at = |seconds| {
+            Timestamp::from_second(seconds).unwrap_or_default().to_zoned(self.zone.clone())
+        };
         let (start, now) = (at(self.started(p)), at(self.now));
         let format = if start.year() != now.year() {
             "%Y"

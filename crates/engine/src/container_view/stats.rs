@@ -65,7 +65,11 @@ impl Engine {
     }
 
     /// A sample now, and what the next one compares itself with.
-    async fn sample(&self, container: &Container, before: &Option<Before>) -> (Value, Option<Before>) {
+    async fn sample(
+        &self,
+        container: &Container,
+        before: &Option<Before>,
+    ) -> (Value, Option<Before>) {
         let record = container.record();
         if !record.state.has_process() {
             return (empty(&record), None);
@@ -131,10 +135,8 @@ impl Reading {
         record: &ContainerRecord,
     ) -> Result<Self, sampan_runtime::cgroup::CgroupError> {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let own = matches!(
-            record.networking.mode,
-            NetworkMode::Private | NetworkMode::Container(_)
-        );
+        let own =
+            matches!(record.networking.mode, NetworkMode::Private | NetworkMode::Container(_));
         let interfaces = if own {
             interfaces(&text(&format!("/proc/{}/net/dev", record.state.pid)))
         } else {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sampan_types::Timestamp;
 
-use crate::record::{State, Status};
 use crate::container::state::HealthStatus;
+use crate::record::{State, Status};
 
 /// A length of time in words, as Docker's `units.HumanDuration`.
 pub(super) fn human_duration(duration: Duration) -> String {
@@ -96,7 +96,8 @@ mod tests {
             f(&mut state);
             super::status(&state, now)
         };
-        let with = |status| move |s: &mut State| s.health = Some(Health { status, ..Health::default() });
+        let with =
+            |status| move |s: &mut State| s.health = Some(Health { status, ..Health::default() });
         assert_eq!(line(Status::Running, &|_| ()), "Up 3 minutes");
         assert_eq!(line(Status::Running, &with(HealthStatus::Healthy)), "Up 3 minutes (healthy)");
         assert_eq!(

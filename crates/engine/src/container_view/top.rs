@@ -149,8 +149,11 @@ fn columns(args: &str) -> Result<Vec<Column>, String> {
                 'u' => bsd = true,
                 'o' => {
                     let attached = letters.as_str();
-                    let list =
-                        if attached.is_empty() { words.next().ok_or_else(unknown)? } else { attached };
+                    let list = if attached.is_empty() {
+                        words.next().ok_or_else(unknown)?
+                    } else {
+                        attached
+                    };
                     add(&mut chosen, list)?;
                     break;
                 }
@@ -166,7 +169,16 @@ fn columns(args: &str) -> Result<Vec<Column>, String> {
     }
     if bsd {
         return format(&[
-            "user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "stime=START", "bsdtime",
+            "user",
+            "pid",
+            "%cpu",
+            "%mem",
+            "vsz",
+            "rss",
+            "tty",
+            "stat",
+            "stime=START",
+            "bsdtime",
             "command",
         ]);
     }

@@ -1,8 +1,27 @@
 //! Connecting containers to networks, and disconnecting them.
+//!
+//! Be aware: the record says it first. What a crash leaves undone in the
+//! kernel is made, or taken away, when the sandboxes are compared at start.
 
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sampan_net::EndpointSpec;
+use sampan_types::EventType;
 use sampan_types::docker::EndpointSettings;
 
-use crate::{Engine, Result};
+use super::create::forbidden;
+use super::record::NetworkRecord;
+use crate::container::Container;
+use crate::container::network::check_endpoint;
+use crate::record::{
+    ContainerRecord, EndpointLive, EndpointRecord, NetworkMode, Networking, Status,
+};
+use crate::{Engine, EngineError, Result};
 
 impl Engine {
     /// Connects a container to a network.
@@ -16,8 +35,75 @@ impl Engine {
         container: &str,
         endpoint: Option<EndpointSettings>,
     ) -> Result<()> {
-        let _ = (network, container, endpoint);
-        todo!()
+        let network = self.network_table().resolve(network)?;
+        let container = self.container(container)?;
+        let engine = self.clone();
+        self.detached(async move {
+            let _ops = container.ops.lock().await;
+            engine.connect(&network, &container, endpoint.unwrap_or_default()).await
+        })
+        .await
+    }
+
+    /// The caller holds the container's `ops`.
+    async fn connect(
+        &self,
+        network: &Arc<NetworkRecord>,
+        container: &Container,
+        config: EndpointSettings,
+    ) -> Result<()> {
+        let record = container.record();
+        check_connectable(&record, network)?;
+        if record.networking.endpoints.contains_key(&network.name) {
+            return Err(forbidden(format!(
+                "endpoint with name {} already exists in network {}",
+                record.name, network.name
+            )));
+        }
+        check_endpoint(network, &config)?;
+        let name = network.name.clone();
+        let mut endpoint = EndpointRecord { network: network.id.clone(), config, live: None };
+        let sandbox = record.networking.sandbox.clone().filter(|_| record.state.has_process());
+        if sandbox.is_some() {
+            let mut only = Networking {
+                mode: NetworkMode::Private,
+                endpoints: BTreeMap::from([(name.clone(), endpoint.clone())]),
+                sandbox: None,
+                ports: Vec::new(),
+            };
+            self.take_addresses(&record, &mut only)?;
+            endpoint.live = only.endpoints.remove(&name).and_then(|e| e.live);
+        }
+        let live = endpoint.live.clone();
+        let aliases = endpoint.config.aliases.clone().unwrap_or_default();
+        let written = self
+            .commit_change(container, |r| {
+                r.networking.endpoints.insert(name.clone(), endpoint);
+            })
+            .await;
+        if let Err(error) = written {
+            self.release_addresses(network, live.as_ref());
+            return Err(error);
+        }
+        crate::fault!("network-connect:after-record");
+        if let (Some(sandbox), Some(live)) = (sandbox, live) {
+            let spec = spec(network, &live, aliases);
+            if let Err(error) = self.networks().connect(&sandbox, spec).await {
+                let undone = self
+                    .commit_change(container, |r| {
+                        r.networking.endpoints.remove(&name);
+                    })
+                    .await;
+                if let Err(error) = undone {
+                    tracing::error!(container = record.id.short(), %error, "a failed connection stays in the record");
+                }
+                self.release_addresses(network, Some(&live));
+                return Err(error.into());
+            }
+            self.change_hosts(&record, &live, true).await;
+        }
+        self.connection_event(network, &record, "connect");
+        Ok(())
     }
 
     /// Disconnects a container from a network.
@@ -30,7 +116,159 @@ impl Engine {
         container: &str,
         force: bool,
     ) -> Result<()> {
-        let _ = (network, container, force);
-        todo!()
+        let network = self.network_table().resolve(network)?;
+        let container = match self.container(container) {
+            // Of a container that is gone nothing is left on the network.
+            Err(EngineError::NoSuchContainer(_)) if force => return Ok(()),
+            found => found?,
+        };
+        let engine = self.clone();
+        self.detached(async move {
+            let _ops = container.ops.lock().await;
+            engine.disconnect(&network, &container).await
+        })
+        .await
+    }
+
+    /// The caller holds the container's `ops`.
+    async fn disconnect(&self, network: &Arc<NetworkRecord>, container: &Container) -> Result<()> {
+        let record = container.record();
+        if record.networking.mode == NetworkMode::Host {
+            return Err(forbidden(
+                "container cannot be disconnected from host network or connected to host network"
+                    .to_owned(),
+            ));
+        }
+        let mut endpoints = record.networking.endpoints.iter();
+        let Some((name, endpoint)) = endpoints.find(|(_, e)| e.network == network.id) else {
+            return Err(forbidden(format!(
+                "container {} is not connected to the network {}",
+                record.id, network.name
+            )));
+        };
+        self.commit_change(container, |r| {
+            r.networking.endpoints.remove(name);
+        })
+        .await?;
+        crate::fault!("network-disconnect:after-record");
+        let sandbox = record.networking.sandbox.clone().filter(|_| record.state.has_process());
+        if let (Some(sandbox), Some(live)) = (sandbox, &endpoint.live) {
+            let done = self.networks().disconnect(&sandbox, &live.endpoint).await;
+            self.change_hosts(&record, live, false).await;
+            self.release_addresses(network, Some(live));
+            done?;
+        }
+        self.connection_event(network, &record, "disconnect");
+        Ok(())
+    }
+
+    fn release_addresses(&self, network: &NetworkRecord, live: Option<&EndpointLive>) {
+        for address in live.into_iter().flat_map(addresses) {
+            self.network_table().release(&network.id, address.addr());
+        }
+    }
+
+    fn connection_event(&self, network: &NetworkRecord, record: &ContainerRecord, action: &str) {
+        let carried = [
+            ("container", record.id.as_str()),
+            ("name", network.name.as_str()),
+            ("type", network.driver_name()),
+        ];
+        self.event_bus().publish(EventType::Network, action, network.id.as_str(), carried);
+    }
+
+    /// Adds an endpoint's addresses to a running container's hosts file, or
+    /// takes them out. A failure is no reason to undo the connection.
+    async fn change_hosts(&self, record: &ContainerRecord, live: &EndpointLive, add: bool) {
+        let path = record.data_dir(&self.config().data_root).join("hosts");
+        let name = record.config.hostname.clone().unwrap_or_default();
+        let addresses: Vec<String> = addresses(live).map(|a| a.addr().to_string()).collect();
+        let changed = self
+            .blocking(move || {
+                rewrite_hosts(&path, &name, &addresses, add)
+                    .map_err(|e| EngineError::io("change", path.display(), e))
+            })
+            .await;
+        if let Err(error) = changed {
+            tracing::warn!(container = record.id.short(), %error, "the hosts file is as before");
+        }
+    }
+}
+
+fn addresses(live: &EndpointLive) -> impl Iterator<Item = IpNet> + use<> {
+    [live.address, live.address6].into_iter().flatten()
+}
+
+fn spec(network: &NetworkRecord, live: &EndpointLive, aliases: Vec<String>) -> EndpointSpec {
+    EndpointSpec {
+        endpoint: live.endpoint.clone(),
+        network: network.id.clone(),
+        addresses: addresses(live).map(|a| a.addr()).collect(),
+        mac: live.mac.as_deref().and_then(|m| m.parse().ok()),
+        aliases,
+    }
+}
+
+/// Refuses what Docker refuses, with its words.
+fn check_connectable(record: &ContainerRecord, network: &NetworkRecord) -> Result<()> {
+    if matches!(record.state.status, Status::Removing | Status::Dead) {
+        return Err(EngineError::Conflict(format!(
+            "Container {} is marked for removal and cannot be connected or disconnected to the \
+             network",
+            record.id
+        )));
+    }
+    let refused = match (&record.networking.mode, network.driver_name()) {
+        (NetworkMode::Host, _) | (_, "host") => {
+            "container cannot be disconnected from host network or connected to host network"
+        }
+        (NetworkMode::Container(_), _) => {
+            "container sharing network namespace with another container or host cannot be \
+             connected to any other network"
+        }
+        (NetworkMode::None, _) | (_, "null") => {
+            "container cannot be connected to multiple networks with one of the networks in \
+             private (none) mode"
+        }
+        _ => return Ok(()),
+    };
+    Err(forbidden(refused.to_owned()))
+}
+
+/// Changes a hosts file in place: it is mounted into the container by its
+/// inode.
+fn rewrite_hosts(path: &Path, name: &str, addresses: &[String], add: bool) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let is_ours = |line: &&str| {
+        !line.split_whitespace().next().is_some_and(|a| addresses.iter().any(|o| o == a))
+    };
+    let mut out: String = text.lines().filter(is_ours).flat_map(|l| [l, "\n"]).collect();
+    if add {
+        out.extend(addresses.iter().map(|a| format!("{a}\t{name}\n")));
+    }
+    file.rewind()?;
+    file.set_len(0)?;
+    file.write_all(out.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_files_are_changed_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        std::fs::write(&path, "127.0.0.1\tlocalhost\n172.17.0.2\tweb\n").unwrap();
+        let watched = File::open(&path).unwrap();
+        rewrite_hosts(&path, "web", &["172.18.0.2".to_owned()], true).unwrap();
+        rewrite_hosts(&path, "web", &["172.18.0.2".to_owned()], true).unwrap();
+        let text = io::read_to_string(&watched).unwrap();
+        assert_eq!(text, "127.0.0.1\tlocalhost\n172.17.0.2\tweb\n172.18.0.2\tweb\n");
+        rewrite_hosts(&path, "web", &["172.18.0.2".to_owned()], false).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "127.0.0.1\tlocalhost\n172.17.0.2\tweb\n");
     }
 }

@@ -140,9 +140,9 @@ impl NetworkRecord {
         let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
         let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
         match header.version {
-            VERSION => serde_json::from_slice::<Envelope>(bytes)
-                .map(|e| e.network)
-                .map_err(malformed),
+            VERSION => {
+                serde_json::from_slice::<Envelope>(bytes).map(|e| e.network).map_err(malformed)
+            }
             found => Err(RecordError::TooNew { key: key.to_owned(), found }),
         }
     }

@@ -66,7 +66,10 @@ mod tests {
         assert_eq!(choose(&pools, &[net("172.17.0.0/16")]), Some(net("172.18.0.0/16")));
         assert_eq!(choose(&pools, &[net("0.0.0.0/0")]), None);
         let small = [(net("10.9.0.0/24"), 26)];
-        assert_eq!(choose(&small, &[net("10.9.0.64/26"), net("10.9.0.1/32")]), Some(net("10.9.0.128/26")));
+        assert_eq!(
+            choose(&small, &[net("10.9.0.64/26"), net("10.9.0.1/32")]),
+            Some(net("10.9.0.128/26"))
+        );
         assert_eq!(first_host(&net("10.9.0.128/26")), Some("10.9.0.129".parse().unwrap()));
     }
 

@@ -304,9 +304,11 @@ fn default_bridge(
         (None, Some(before)) if !before.chosen => (before.subnet, before.gateway),
         (None, _) => {
             let mut taken = host_routes(&config.name);
-            taken.extend(old.iter().filter(|r| r.name != "bridge").flat_map(|r| {
-                r.ipam.iter().map(|i| i.subnet)
-            }));
+            taken.extend(
+                old.iter()
+                    .filter(|r| r.name != "bridge")
+                    .flat_map(|r| r.ipam.iter().map(|i| i.subnet)),
+            );
             let subnet = subnets::choose(pools, &taken).ok_or_else(no_subnet)?;
             let gateway = subnets::first_host(&subnet);
             (subnet, gateway.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
