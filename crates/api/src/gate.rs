@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use sampan_types::ErrorKind;
 use tower::ServiceExt;
 
@@ -37,15 +37,33 @@ pub(crate) async fn pass(router: Router, mut request: Request<Body>) -> Response
             .unwrap_or_else(|never| match never {}),
         Err(e) => e.into_response(),
     };
+    if is_plain_error(&response) {
+        response = as_json(response).await;
+    }
     for (name, value) in COMMON_HEADERS {
         response.headers_mut().insert(
-            http::HeaderName::from_bytes(name.as_bytes()).unwrap_or(http::header::SERVER),
+            http::HeaderName::from_bytes(name.as_bytes()).unwrap_or(header::SERVER),
             HeaderValue::from_static(value),
         );
     }
     tracing::debug!(%method, path, status = response.status().as_u16(),
         ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "request");
     response
+}
+
+/// Whether axum refused the request in its own words, as a path that is not
+/// UTF-8.
+fn is_plain_error(response: &Response) -> bool {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|k| k.to_str().ok());
+    (status.is_client_error() || status.is_server_error())
+        && kind.is_some_and(|k| k.starts_with("text/plain"))
+}
+
+async fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let text = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap_or_default();
+    ApiError { status, message: String::from_utf8_lossy(&text).into_owned() }.into_response()
 }
 
 /// Strips the version prefix and remembers the version beside the request.

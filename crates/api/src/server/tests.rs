@@ -252,6 +252,8 @@ async fn versions_paths_and_methods() {
     let answer = ask(&s.path, "DELETE /v1.44/swarm/init").await;
     assert!(answer.starts_with("HTTP/1.1 405"));
     assert!(answer.contains("allow: POST"), "{answer}");
+    let answer = ask(&s.path, "GET /plugins/%ff/json").await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("{\"message\":"), "{answer}");
     let answer = ask(&s.path, "GET /panic").await;
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
 }
