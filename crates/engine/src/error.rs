@@ -132,11 +132,7 @@ impl EngineError {
     /// Puts words before the message and keeps the kind.
     #[must_use]
     pub fn context(self, context: impl std::fmt::Display) -> Self {
-        Self::Part {
-            kind: self.kind(),
-            context: format!("{context}: "),
-            source: Box::new(self),
-        }
+        Self::Part { kind: self.kind(), context: format!("{context}: "), source: Box::new(self) }
     }
 }
 

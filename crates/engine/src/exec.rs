@@ -99,9 +99,9 @@ impl ExecTable {
 
     fn insert(&self, exec: &Arc<Exec>) {
         let mut map = self.map();
-        map.retain(|_, e| {
-            !matches!(&*e.stage(), Stage::Ended { at, .. } if at.elapsed() > REMEMBERED)
-        });
+        map.retain(
+            |_, e| !matches!(&*e.stage(), Stage::Ended { at, .. } if at.elapsed() > REMEMBERED),
+        );
         map.insert(exec.id.to_string(), Arc::clone(exec));
     }
 
@@ -122,7 +122,8 @@ impl Engine {
             return Err(EngineError::Invalid("No exec command specified".to_owned()));
         }
         attach::scanner(config.detach_keys.as_deref(), false)?;
-        if let Some(wrong) = config.env.iter().flatten().find(|e| e.is_empty() || e.starts_with('='))
+        if let Some(wrong) =
+            config.env.iter().flatten().find(|e| e.is_empty() || e.starts_with('='))
         {
             return Err(EngineError::Invalid(format!("invalid environment variable: {wrong}")));
         }
@@ -211,7 +212,8 @@ impl Engine {
                 Ok(streams)
             }
             Err(e) => {
-                let code = if let EngineError::Start { exit_code, .. } = &e { *exit_code } else { 126 };
+                let code =
+                    if let EngineError::Start { exit_code, .. } = &e { *exit_code } else { 126 };
                 exec.end(code);
                 Err(e)
             }
@@ -230,8 +232,7 @@ impl Engine {
         let groups = record.host_config.group_add.clone().unwrap_or_default();
         let own = exec.config.user.clone().filter(|u| !u.is_empty());
         let who = own.or_else(|| record.config.user.clone()).unwrap_or_default();
-        let user =
-            self.blocking(move || Ok(user::resolve(&rootfs, &who, &groups)?)).await?;
+        let user = self.blocking(move || Ok(user::resolve(&rootfs, &who, &groups)?)).await?;
         let process = spec::exec_process(&ExecInput {
             config: &record.config,
             host: &record.host_config,
@@ -239,6 +240,7 @@ impl Engine {
             user: &user,
             hostname: record.config.hostname.as_deref().unwrap_or_default(),
             default_ulimits: &self.default_ulimits(),
+            facts: self.host_facts(),
         })?;
         let own_size = exec.config.console_size.as_deref().and_then(|s| match s {
             [rows, columns] => Some((u16::try_from(*rows).ok()?, u16::try_from(*columns).ok()?)),
@@ -246,15 +248,15 @@ impl Engine {
         });
         let size = size.or(own_size).filter(|(rows, columns)| *rows > 0 && *columns > 0);
         let stdin = attached && exec.config.attach_stdin.unwrap_or(false);
-        let io = IoConfig {
-            tty: exec.tty(),
-            open_stdin: stdin,
-            stdin_once: true,
-            console_size: size,
-        };
+        let io =
+            IoConfig { tty: exec.tty(), open_stdin: stdin, stdin_once: true, console_size: size };
         let request = ExecRequest { id: exec.id.clone(), process, io };
-        let process =
-            self.inner.runtime.exec(c.id(), request).await.map_err(crate::container::start_failure)?;
+        let process = self
+            .inner
+            .runtime
+            .exec(c.id(), request)
+            .await
+            .map_err(crate::container::start_failure)?;
         crate::fault!("exec:after-create");
         let ready = async {
             self.exec_keep(exec).await?;

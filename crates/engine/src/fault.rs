@@ -45,7 +45,6 @@ pub const POINTS: &[&str] = &[
     "update:after-record",
     "remove:before-record",
     "remove:after-record",
-    "remove:after-kill",
     "remove:after-runtime",
     "remove:after-snapshot",
     "remove:after-directory",

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use sampan_types::docker::{ContainerConfig, ExecConfig, HealthConfig};
 use sampan_types::Timestamp;
+use sampan_types::docker::{ContainerConfig, ExecConfig, HealthConfig};
 
 use crate::Engine;
 use crate::container::Container;
@@ -51,8 +51,7 @@ impl Check {
             "CMD" => words.to_vec(),
             "CMD-SHELL" => {
                 let shell = config.shell.clone().filter(|s| !s.is_empty());
-                let mut all =
-                    shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+                let mut all = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
                 all.extend_from_slice(words);
                 all
             }
@@ -158,12 +157,15 @@ fn note(engine: &Engine, c: &Arc<Container>, check: &Check, result: HealthResult
 /// Runs the command once; kills it when it takes too long.
 async fn probe(engine: &Engine, c: &Arc<Container>, check: &Check) -> HealthResult {
     let start = Timestamp::now();
-    let exec = engine.exec_prepare(c, ExecConfig {
-        attach_stdout: Some(true),
-        attach_stderr: Some(true),
-        cmd: Some(check.command.clone()),
-        ..Default::default()
-    });
+    let exec = engine.exec_prepare(
+        c,
+        ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(check.command.clone()),
+            ..Default::default()
+        },
+    );
     // Also when this future is dropped: a probe does not outlive its run.
     let guard = Guard { exec: Arc::clone(&exec), engine: engine.clone() };
     let run = async {
@@ -182,9 +184,7 @@ async fn probe(engine: &Engine, c: &Arc<Container>, check: &Check) -> HealthResu
         Ok::<_, String>((code, output))
     };
     let (exit_code, output) = match tokio::time::timeout(check.timeout, run).await {
-        Ok(Ok((code, output))) => {
-            (i64::from(code), String::from_utf8_lossy(&output).into_owned())
-        }
+        Ok(Ok((code, output))) => (i64::from(code), String::from_utf8_lossy(&output).into_owned()),
         Ok(Err(error)) => (-1, error),
         Err(_) => (-1, format!("Health check exceeded timeout ({})", show(check.timeout))),
     };

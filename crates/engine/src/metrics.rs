@@ -60,11 +60,7 @@ impl Default for Metrics {
             start_seconds.clone(),
         );
         registry.register("container_exits", "Ends of containers' processes", exits.clone());
-        registry.register(
-            "container_restarts",
-            "Starts by a restart policy",
-            restarts.clone(),
-        );
+        registry.register("container_restarts", "Starts by a restart policy", restarts.clone());
         registry.register("health_checks", "Health probes by result", health_checks.clone());
         registry.register("execs", "Exec processes started", execs.clone());
         registry.register("containers", "Containers by state", states.clone());
@@ -96,7 +92,8 @@ impl Metrics {
     #[must_use]
     pub fn encode(&self, containers: &Index) -> String {
         for status in Status::ALL {
-            let count = containers.all().iter().filter(|c| c.record().state.status == status).count();
+            let count =
+                containers.all().iter().filter(|c| c.record().state.status == status).count();
             let label = StateLabel { state: status.as_str() };
             self.states.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sampan_image::Images;
+use sampan_image::registry::{InsecureRegistries, Mirror, Registry, RegistryConfig};
 use sampan_net::{NetConfig, Networks, PortTable};
 use sampan_runtime::cgroup::CgroupHost;
 use sampan_runtime::spec::HostFacts;
@@ -54,6 +55,7 @@ impl Engine {
 
     async fn compose(config: EngineConfig, store: Arc<dyn Store>) -> Result<Self> {
         let images = Images::open(&config.data_root).await?;
+        let registry = Registry::new(images.clone(), registry_config(&config)?);
         let volumes = Volumes::open(&config.data_root).await?;
         let network_table = NetworkTable::open(Arc::clone(&store), &config).await?;
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
@@ -75,6 +77,7 @@ impl Engine {
                 config,
                 store,
                 images,
+                registry,
                 volumes,
                 runtime,
                 networks,
@@ -109,6 +112,19 @@ impl Engine {
             }
         }
     }
+}
+
+fn registry_config(config: &EngineConfig) -> Result<RegistryConfig> {
+    let insecure =
+        InsecureRegistries::parse(&config.insecure_registries).map_err(EngineError::part)?;
+    let mirrors = config.registry_mirrors.iter().map(|m| Mirror::parse(m));
+    Ok(RegistryConfig {
+        insecure,
+        mirrors: mirrors.collect::<std::result::Result<_, _>>().map_err(EngineError::part)?,
+        max_concurrent_downloads: config.max_concurrent_downloads,
+        max_concurrent_uploads: config.max_concurrent_uploads,
+        ..RegistryConfig::default()
+    })
 }
 
 fn make_dir(dir: &Path, mode: u32) -> Result<()> {

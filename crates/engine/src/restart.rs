@@ -89,7 +89,13 @@ impl Policy {
     /// is started. `was_running`: nobody had stopped it and it had not ended
     /// by itself for good.
     #[must_use]
-    pub fn starts_with_daemon(self, was_running: bool, code: i32, restarts: u32, stopped: bool) -> bool {
+    pub fn starts_with_daemon(
+        self,
+        was_running: bool,
+        code: i32,
+        restarts: u32,
+        stopped: bool,
+    ) -> bool {
         match self {
             Self::No => false,
             Self::Always => true,
@@ -157,10 +163,7 @@ mod tests {
             seen.push(next.as_millis());
             delay = Some(next);
         }
-        assert_eq!(
-            seen,
-            [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]
-        );
+        assert_eq!(seen, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]);
         assert_eq!(next_delay(delay, RESET_AFTER), FIRST_DELAY);
     }
 

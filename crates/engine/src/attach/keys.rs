@@ -104,9 +104,10 @@ mod tests {
     #[test]
     fn keys_are_read() {
         assert_eq!(parse("ctrl-p,ctrl-q"), Ok(vec![16, 17]));
-        assert_eq!(parse("a,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_"), Ok(vec![
-            b'a', 0, 27, 28, 29, 30, 31
-        ]));
+        assert_eq!(
+            parse("a,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_"),
+            Ok(vec![b'a', 0, 27, 28, 29, 30, 31])
+        );
         assert_eq!(parse(""), Ok(vec![]));
         for bad in ["ctrl-A", "ctrl-", "ab", "ctrl-p,,", "ctrl-1"] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -167,9 +167,9 @@ impl AttachInput {
 
     async fn ready(&mut self) -> Result<Option<&mut StdinWriter>> {
         if let Source::Waiting(receiver) = &mut self.source {
-            let writer = receiver.await.map_err(|_| {
-                EngineError::Conflict("the container was not started".to_owned())
-            })?;
+            let writer = receiver
+                .await
+                .map_err(|_| EngineError::Conflict("the container was not started".to_owned()))?;
             self.source = Source::Ready(writer);
         }
         Ok(match &mut self.source {
@@ -254,11 +254,8 @@ impl Engine {
         scanner: Scanner,
     ) -> Result<Attachment> {
         let stdin = options.stdin && record.open_stdin();
-        let wanted = sampan_runtime::AttachOptions {
-            stdin,
-            stdout: options.stdout,
-            stderr: options.stderr,
-        };
+        let wanted =
+            sampan_runtime::AttachOptions { stdin, stdout: options.stdout, stderr: options.stderr };
         if let Some(shim) = c.shim() {
             let streams = shim.attach(wanted).await?;
             return Ok(Attachment::new(record.tty(), streams, stdin, scanner));

@@ -144,7 +144,8 @@ impl Engine {
         };
         logs::validate(&driver, &options)?;
         if config.hostname.as_deref().unwrap_or_default().is_empty() {
-            let host_name = *network == NetworkMode::Host || host.uts_mode.as_deref() == Some("host");
+            let host_name =
+                *network == NetworkMode::Host || host.uts_mode.as_deref() == Some("host");
             config.hostname = Some(match network {
                 NetworkMode::Container(other) => {
                     let other = self.container_by_id(other);
@@ -189,9 +190,8 @@ impl Engine {
     /// Refuses volumes whose driver is not there, before any is made.
     fn check_volumes(&self, volumes: &[VolumeWish]) -> Result<()> {
         let drivers = self.volume_store().drivers();
-        let strange = volumes
-            .iter()
-            .find(|v| !v.driver.is_empty() && !drivers.contains(&v.driver.as_str()));
+        let strange =
+            volumes.iter().find(|v| !v.driver.is_empty() && !drivers.contains(&v.driver.as_str()));
         match strange {
             Some(v) => Err(EngineError::Invalid(format!(
                 "error looking up volume plugin {0}: plugin \"{0}\" not found",
@@ -201,11 +201,7 @@ impl Engine {
         }
     }
 
-    fn reserve_name(
-        &self,
-        name: Option<ContainerName>,
-        id: &ContainerId,
-    ) -> Result<ContainerName> {
+    fn reserve_name(&self, name: Option<ContainerName>, id: &ContainerId) -> Result<ContainerName> {
         if let Some(name) = name {
             self.inner.containers.reserve(&name, id)?;
             return Ok(name);
@@ -261,7 +257,7 @@ impl Engine {
         }
         let mut sources = Vec::new();
         for wish in volumes {
-            sources.push((wish.name.clone(), self.make_volume(wish, made).await?));
+            sources.push((wish.name.clone(), self.make_wished(wish, made).await?));
         }
         crate::fault!("create:after-volume");
         if volumes.iter().any(|v| v.copy) {
@@ -285,7 +281,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn make_volume(
+    async fn make_wished(
         &self,
         wish: &VolumeWish,
         made: &mut Vec<String>,

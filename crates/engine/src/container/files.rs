@@ -71,9 +71,8 @@ impl Engine {
                 mount_shm(&record, &shm_path(&data_dir), config.shm_size)?;
             }
             if let Some(dir) = record.config.working_dir.as_deref().filter(|d| !d.is_empty()) {
-                make_dir_in(&rootfs, Path::new(dir)).map_err(|e| {
-                    EngineError::io("create the working directory", dir, e)
-                })?;
+                make_dir_in(&rootfs, Path::new(dir))
+                    .map_err(|e| EngineError::io("create the working directory", dir, e))?;
             }
             let groups = record.host_config.group_add.clone().unwrap_or_default();
             let who = record.config.user.as_deref().unwrap_or_default();
@@ -96,10 +95,13 @@ impl Engine {
         let mut extra = Vec::new();
         for entry in host.extra_hosts.iter().flatten() {
             let (name, address) = extra_host(entry)?;
-            extra.push((name.to_owned(), match address {
-                Some(address) => address,
-                None => self.host_gateway(record)?,
-            }));
+            extra.push((
+                name.to_owned(),
+                match address {
+                    Some(address) => address,
+                    None => self.host_gateway(record)?,
+                },
+            ));
         }
         let addresses: Vec<IpAddr> = record
             .networking

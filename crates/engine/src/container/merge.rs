@@ -103,11 +103,8 @@ fn key(variable: &str) -> &str {
 fn env(own: &mut Option<Vec<String>>, inherited: Option<&[String]>) {
     let Some(inherited) = inherited else { return };
     let own = own.get_or_insert_default();
-    let missing: Vec<String> = inherited
-        .iter()
-        .filter(|i| !own.iter().any(|o| key(o) == key(i)))
-        .cloned()
-        .collect();
+    let missing: Vec<String> =
+        inherited.iter().filter(|i| !own.iter().any(|o| key(o) == key(i))).cloned().collect();
     own.extend(missing);
 }
 

@@ -51,7 +51,9 @@ pub(super) fn check_modes(engine: &Engine, host: &mut HostConfig) -> Result<()> 
     }
     match host.userns_mode.as_deref() {
         None | Some("" | "host") => Ok(()),
-        Some(mode) => invalid(format!("invalid user namespace mode: {mode}: only host is supported")),
+        Some(mode) => {
+            invalid(format!("invalid user namespace mode: {mode}: only host is supported"))
+        }
     }
 }
 

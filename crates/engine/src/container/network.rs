@@ -329,8 +329,7 @@ fn wanted_addresses(config: &sampan_types::docker::EndpointSettings) -> Result<V
         .flatten()
         .filter(|text| !text.is_empty())
         .map(|text| {
-            text.parse()
-                .map_err(|_| EngineError::Invalid(format!("invalid IP address: {text}")))
+            text.parse().map_err(|_| EngineError::Invalid(format!("invalid IP address: {text}")))
         })
         .collect()
 }
@@ -407,7 +406,11 @@ pub(crate) fn sandbox_spec(record: &ContainerRecord) -> Option<SandboxSpec> {
             Some(EndpointSpec {
                 endpoint: live.endpoint.clone(),
                 network: e.network.clone(),
-                addresses: [live.address, live.address6].iter().flatten().map(IpNet::addr).collect(),
+                addresses: [live.address, live.address6]
+                    .iter()
+                    .flatten()
+                    .map(IpNet::addr)
+                    .collect(),
                 mac: live.mac.as_deref().and_then(|m| m.parse().ok()),
                 aliases: e.config.aliases.clone().unwrap_or_default(),
             })

@@ -54,17 +54,18 @@ pub fn requests(
             let ip = binding.host_ip.as_deref().unwrap_or_default();
             let host_ip = match ip {
                 "" => any,
-                ip => ip
-                    .parse()
-                    .map_err(|_| Refusal(format!("invalid IP address for port {port}: \"{ip}\"")))?,
+                ip => ip.parse().map_err(|_| {
+                    Refusal(format!("invalid IP address for port {port}: \"{ip}\""))
+                })?,
             };
             let wanted = binding.host_port.as_deref().unwrap_or_default();
-            let host_range = match wanted {
-                "" | "0" => None,
-                wanted => Some(range(wanted).filter(|r| *r.start() > 0).ok_or_else(|| {
-                    Refusal(format!("invalid port specification: \"{wanted}\""))
-                })?),
-            };
+            let host_range =
+                match wanted {
+                    "" | "0" => None,
+                    wanted => Some(range(wanted).filter(|r| *r.start() > 0).ok_or_else(|| {
+                        Refusal(format!("invalid port specification: \"{wanted}\""))
+                    })?),
+                };
             bound.insert((protocol, container_port));
             out.push(PortRequest { protocol, host_ip, host_range, container_port });
         }
@@ -98,7 +99,8 @@ mod tests {
     use sampan_types::docker::PortBinding;
 
     fn host(bindings: &[(&str, &str, &str)]) -> HostConfig {
-        let mut map: std::collections::HashMap<String, Option<Vec<PortBinding>>> = Default::default();
+        let mut map: std::collections::HashMap<String, Option<Vec<PortBinding>>> =
+            Default::default();
         for (port, ip, host_port) in bindings {
             map.entry((*port).to_owned()).or_default().get_or_insert_default().push(PortBinding {
                 host_ip: Some((*ip).to_owned()),
@@ -124,11 +126,14 @@ mod tests {
             .iter()
             .map(|r| (r.container_port, r.host_ip.to_string(), r.host_range.clone()))
             .collect();
-        assert_eq!(seen, [
-            (80, "127.0.0.1".to_owned(), Some(8000..=8010)),
-            (80, "0.0.0.0".to_owned(), Some(8080..=8080)),
-            (53, "0.0.0.0".to_owned(), None),
-        ]);
+        assert_eq!(
+            seen,
+            [
+                (80, "127.0.0.1".to_owned(), Some(8000..=8010)),
+                (80, "0.0.0.0".to_owned(), Some(8080..=8080)),
+                (53, "0.0.0.0".to_owned(), None),
+            ]
+        );
         h.publish_all_ports = Some(true);
         let r = requests(&config, &h, Some("10.0.0.1".parse().unwrap())).unwrap();
         assert_eq!(r.len(), 5);

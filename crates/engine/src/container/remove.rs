@@ -64,7 +64,7 @@ impl Engine {
     /// Kills a container that is to be removed, and waits for its end.
     async fn kill_for_removal(&self, c: &Arc<Container>, volumes: bool) -> Result<()> {
         self.wish_stopped(c, Desired::Removed { volumes }).await;
-        self.stop_process(c, nix::libc::SIGKILL, Some(std::time::Duration::ZERO)).await
+        self.stop_process(c, nix::libc::SIGKILL, Some(super::stop::KILL_PATIENCE)).await
     }
 
     /// Removes a container that does not run; the caller holds `ops`. Finding
@@ -232,9 +232,7 @@ fn check_removable(record: &ContainerRecord, force: bool) -> Result<()> {
         Status::Running => {
             "container is running: stop the container before removing or force remove"
         }
-        Status::Paused => {
-            "container is paused and must be unpaused first"
-        }
+        Status::Paused => "container is paused and must be unpaused first",
         Status::Restarting => {
             "container is restarting: stop the container before removing or force remove"
         }

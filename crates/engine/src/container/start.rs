@@ -54,7 +54,8 @@ impl Engine {
         if starter != Starter::Policy {
             c.reset_delay();
         }
-        match self.launch(c, starter).await {
+        let mut connected = false;
+        match self.launch(c, starter, &mut connected).await {
             Ok(()) => {
                 self.inner.metrics.started("ok");
                 self.inner.metrics.start_seconds.observe(begun.elapsed().as_secs_f64());
@@ -62,13 +63,20 @@ impl Engine {
             }
             Err(e) => {
                 self.inner.metrics.started("error");
-                self.abandon(c, &e).await;
+                self.abandon(c, &e, connected).await;
                 Err(e)
             }
         }
     }
 
-    async fn launch(&self, c: &Arc<Container>, starter: Starter) -> Result<()> {
+    /// The start itself. `connected` becomes true when the network's events
+    /// were published.
+    async fn launch(
+        &self,
+        c: &Arc<Container>,
+        starter: Starter,
+        connected: &mut bool,
+    ) -> Result<()> {
         let before = c.record();
         let (networking, plan) = self.allocate_network(&before)?;
         crate::fault!("start:before-record");
@@ -100,6 +108,7 @@ impl Engine {
         let (prepared, netns) = tokio::join!(self.prepare_files(&record), joined);
         let (prepared, netns) = (prepared?, netns?);
         self.network_events(c, &networking, "connect");
+        *connected = true;
         let shim = self.create_process(&record, &plan, prepared, netns).await?;
         crate::fault!("start:after-create");
         c.set_shim(Some(shim.clone()));
@@ -118,10 +127,12 @@ impl Engine {
     }
 
     /// Gives back what a failed start took and notes why it failed.
-    async fn abandon(&self, c: &Arc<Container>, e: &EngineError) {
+    async fn abandon(&self, c: &Arc<Container>, e: &EngineError, connected: bool) {
         c.set_shim(None);
         let record = c.record();
-        self.network_events(c, &record.networking, "disconnect");
+        if connected {
+            self.network_events(c, &record.networking, "disconnect");
+        }
         self.release_run(&record).await;
         let code = match e {
             EngineError::Start { exit_code, .. } => *exit_code,
@@ -169,10 +180,8 @@ impl Engine {
             ("name", record.name.as_str()),
             ("image", record.config.image.as_deref().unwrap_or_default()),
         ];
-        let attributes = labels
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .chain(own)
-            .chain(more.iter().copied());
+        let attributes =
+            labels.map(|(k, v)| (k.as_str(), v.as_str())).chain(own).chain(more.iter().copied());
         self.event_bus().publish(EventType::Container, action, c.id().as_str(), attributes);
     }
 }

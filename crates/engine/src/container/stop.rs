@@ -21,7 +21,7 @@ use crate::record::{ContainerRecord, Desired};
 const DEFAULT_TIMEOUT: i64 = 10;
 
 /// How long a container may take to end after SIGKILL.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to stop a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

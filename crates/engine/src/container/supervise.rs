@@ -59,12 +59,15 @@ impl Engine {
             if !restarts && r.desired == Desired::Running {
                 r.desired = Desired::Stopped;
             }
-            step(r, Transition::Ended {
-                code: status.code,
-                at: status.finished,
-                oom_killed: status.oom_killed,
-                restarts,
-            });
+            step(
+                r,
+                Transition::Ended {
+                    code: status.code,
+                    at: status.finished,
+                    oom_killed: status.oom_killed,
+                    restarts,
+                },
+            );
             r.state.error = status.error.clone().unwrap_or_default();
         });
         self.inner.metrics.exits.inc();

@@ -21,13 +21,11 @@ impl Engine {
         let (engine, c) = (self.clone(), self.container(id)?);
         let name = name.strip_prefix('/').unwrap_or(name);
         if name.is_empty() {
-            return Err(EngineError::Invalid(
-                "Neither old nor new names may be empty".to_owned(),
-            ));
+            return Err(EngineError::Invalid("Neither old nor new names may be empty".to_owned()));
         }
-        let name: ContainerName = name.parse().map_err(|e: sampan_types::NameError| {
-            EngineError::Invalid(e.to_string())
-        })?;
+        let name: ContainerName = name
+            .parse()
+            .map_err(|e: sampan_types::NameError| EngineError::Invalid(e.to_string()))?;
         self.detached(async move {
             let _ops = c.ops.lock().await;
             let old = c.record().name.clone();
@@ -82,11 +80,11 @@ impl Engine {
             )));
         }
         let host = updated(&record.host_config, body).map_err(cannot)?;
-        let warnings = spec::validate_resources(&host, &self.inner.facts)
-            .map_err(|e| cannot(e.into()))?;
+        let warnings =
+            spec::validate_resources(&host, &self.inner.facts).map_err(|e| cannot(e.into()))?;
         let devices = Devices::collect(&host).map_err(|e| cannot(e.into()))?;
-        let limits = spec::resources(&host, &devices, &self.inner.facts)
-            .map_err(|e| cannot(e.into()))?;
+        let limits =
+            spec::resources(&host, &devices, &self.inner.facts).map_err(|e| cannot(e.into()))?;
         self.commit_change(c, |r| r.host_config = host).await?;
         crate::fault!("update:after-record");
         if record.state.has_process() {
@@ -136,7 +134,7 @@ fn updated(old: &HostConfig, body: &ContainerUpdateBody) -> Result<HostConfig> {
              memoryswap at the same time",
         );
     }
-    let mut over = |to: &mut Option<i64>, from: Option<i64>| {
+    let over = |to: &mut Option<i64>, from: Option<i64>| {
         if set(from).is_some() {
             *to = from;
         }
@@ -149,10 +147,9 @@ fn updated(old: &HostConfig, body: &ContainerUpdateBody) -> Result<HostConfig> {
     over(&mut host.memory_swap, body.memory_swap);
     over(&mut host.memory_reservation, body.memory_reservation);
     over(&mut host.pids_limit, body.pids_limit);
-    for (to, from) in [
-        (&mut host.cpuset_cpus, &body.cpuset_cpus),
-        (&mut host.cpuset_mems, &body.cpuset_mems),
-    ] {
+    for (to, from) in
+        [(&mut host.cpuset_cpus, &body.cpuset_cpus), (&mut host.cpuset_mems, &body.cpuset_mems)]
+    {
         if from.as_deref().is_some_and(|f| !f.is_empty()) {
             to.clone_from(from);
         }
@@ -176,10 +173,7 @@ fn updated(old: &HostConfig, body: &ContainerUpdateBody) -> Result<HostConfig> {
 
 /// Refuses changes of what only `create` can set, unless it stays the same.
 fn refuse_fixed(old: &HostConfig, body: &ContainerUpdateBody) -> Result<()> {
-    fn changed<T: PartialEq>(
-        old: Option<&Vec<T>>,
-        new: Option<&Vec<T>>,
-    ) -> bool {
+    fn changed<T: PartialEq>(old: Option<&Vec<T>>, new: Option<&Vec<T>>) -> bool {
         new.is_some_and(|n| !n.is_empty() && old != Some(n))
     }
     fn number(old: Option<i64>, new: Option<i64>) -> bool {
@@ -211,10 +205,14 @@ fn refuse_fixed(old: &HostConfig, body: &ContainerUpdateBody) -> Result<()> {
         ("Ulimits", changed(old.ulimits.as_ref(), body.ulimits.as_ref())),
         ("CpuRealtimePeriod", number(old.cpu_realtime_period, body.cpu_realtime_period)),
         ("CpuRealtimeRuntime", number(old.cpu_realtime_runtime, body.cpu_realtime_runtime)),
-        ("MemorySwappiness", body.memory_swappiness.is_some_and(|n| {
-            n > 0 && old.memory_swappiness != Some(n)
-        })),
-        ("OomKillDisable", body.oom_kill_disable == Some(true) && old.oom_kill_disable != Some(true)),
+        (
+            "MemorySwappiness",
+            body.memory_swappiness.is_some_and(|n| n > 0 && old.memory_swappiness != Some(n)),
+        ),
+        (
+            "OomKillDisable",
+            body.oom_kill_disable == Some(true) && old.oom_kill_disable != Some(true),
+        ),
         ("Init", body.init.is_some() && body.init != old.init),
     ];
     match fixed.iter().find(|(_, wrong)| *wrong) {
@@ -240,7 +238,10 @@ mod tests {
             ..Default::default()
         };
         let new = updated(&old, &body).unwrap();
-        assert_eq!((new.memory, new.cpu_shares, new.pids_limit), (Some(2 << 20), Some(5), Some(-1)));
+        assert_eq!(
+            (new.memory, new.cpu_shares, new.pids_limit),
+            (Some(2 << 20), Some(5), Some(-1))
+        );
     }
 
     #[test]

@@ -3,9 +3,7 @@
 
 use std::net::IpAddr;
 
-use sampan_types::docker::{
-    ContainerConfig, HealthConfig, HostConfig, HostConfigIsolationEnum,
-};
+use sampan_types::docker::{ContainerConfig, HealthConfig, HostConfig, HostConfigIsolationEnum};
 
 use crate::restart::Policy;
 
@@ -28,7 +26,8 @@ const SHORTEST: i64 = 1_000_000;
 /// # Errors
 /// The first thing that is wrong.
 pub fn config(config: &ContainerConfig) -> Checked {
-    if let Some(dir) = config.working_dir.as_deref().filter(|d| !d.is_empty() && !d.starts_with('/'))
+    if let Some(dir) =
+        config.working_dir.as_deref().filter(|d| !d.is_empty() && !d.starts_with('/'))
     {
         return refuse(format!(
             "the working directory '{dir}' is invalid, it needs to be an absolute path"
@@ -205,10 +204,8 @@ mod tests {
 
     #[test]
     fn conflicting_options() {
-        let container = || HostConfig {
-            network_mode: Some("container:x".to_owned()),
-            ..Default::default()
-        };
+        let container =
+            || HostConfig { network_mode: Some("container:x".to_owned()), ..Default::default() };
         says(
             HostConfig { port_bindings: Some([("80/tcp".into(), None)].into()), ..container() },
             "conflicting options: port publishing and the container type network mode",
@@ -261,8 +258,12 @@ mod tests {
             check(HealthConfig { retries: Some(-1), ..Default::default() }),
             refuse("Retries in Healthcheck cannot be negative")
         );
-        assert!(check(HealthConfig { test: Some(vec!["X".into()]), ..Default::default() }).is_err());
-        assert!(check(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }).is_ok());
+        assert!(
+            check(HealthConfig { test: Some(vec!["X".into()]), ..Default::default() }).is_err()
+        );
+        assert!(
+            check(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }).is_ok()
+        );
     }
 
     #[test]
@@ -271,6 +272,10 @@ mod tests {
         assert_eq!(extra_host("a=[::1]"), Ok(("a", Some("::1".parse().unwrap()))));
         assert_eq!(extra_host("a:::1"), Ok(("a", Some("::1".parse().unwrap()))));
         assert_eq!(extra_host("gw:host-gateway"), Ok(("gw", None)));
-        assert!(extra_host("a").is_err() && extra_host("a:x").is_err() && extra_host(":1.1.1.1").is_err());
+        assert!(
+            extra_host("a").is_err()
+                && extra_host("a:x").is_err()
+                && extra_host(":1.1.1.1").is_err()
+        );
     }
 }

@@ -59,11 +59,7 @@ impl Engine {
     }
 }
 
-async fn wait(
-    mut live: watch::Receiver<Live>,
-    condition: WaitCondition,
-    seen: u64,
-) -> WaitResult {
+async fn wait(mut live: watch::Receiver<Live>, condition: WaitCondition, seen: u64) -> WaitResult {
     // The sender lives as long as the container's handle, and that is gone
     // only after `removed` was seen.
     let reached = live.wait_for(|l| is_met(l, condition, seen)).await;
@@ -141,7 +137,8 @@ mod tests {
 
     #[tokio::test]
     async fn removal_ends_every_wait() {
-        for condition in [WaitCondition::NotRunning, WaitCondition::NextExit, WaitCondition::Removed]
+        for condition in
+            [WaitCondition::NotRunning, WaitCondition::NextExit, WaitCondition::Removed]
         {
             let r = after(condition, |c| {
                 c.change_at_exit(Exit { code: 7, error: "x".into() }, |_| ());

@@ -69,7 +69,8 @@ pub(super) fn decide(
                 Some(exit) if thought_running => Verdict::Ended(exit),
                 Some(exit) if ran && exit.finished > record.state.finished => Verdict::Ended(exit),
                 _ if thought_running => Verdict::Ended(lost(record, boot_id)),
-                _ if record.boot_id != boot_id && record.desired == Desired::Running
+                _ if record.boot_id != boot_id
+                    && record.desired == Desired::Running
                     && record.state.status != Status::Restarting =>
                 {
                     // The machine went down in the middle of a start.

@@ -26,7 +26,7 @@ use crate::Engine;
 use crate::container::state::Status;
 use crate::container::{Container, sandbox_spec};
 use crate::error::Result;
-use crate::record::{self, ContainerRecord, Desired};
+use crate::record::{self, ContainerRecord};
 use decide::{Found, Verdict, decide};
 
 /// How many containers are looked at or finished at once.
@@ -50,13 +50,13 @@ impl Engine {
             .collect()
             .await;
         crate::fault!("reconcile:after-adopt");
-        self.reconcile_networks().await;
-        crate::fault!("reconcile:after-network");
         let running: BTreeSet<&ContainerId> = verdicts
             .iter()
             .filter(|(_, v)| matches!(v, Verdict::Adopted))
             .map(|(c, _)| c.id())
             .collect();
+        self.reconcile_networks(&running).await;
+        crate::fault!("reconcile:after-network");
         self.restore_volumes(&running).await;
         if lost {
             tracing::warn!("snapshots and directories without a record are left");
@@ -152,13 +152,12 @@ impl Engine {
     }
 
     /// Lets the networks' manager compare the kernel with what runs.
-    async fn reconcile_networks(&self) {
+    async fn reconcile_networks(&self, running: &BTreeSet<&ContainerId>) {
         let desired: Vec<_> = self
             .containers()
             .iter()
-            .map(|c| c.record())
-            .filter(|r| r.state.has_process() && r.desired != Desired::Creating)
-            .filter_map(|r| sandbox_spec(&r))
+            .filter(|c| running.contains(c.id()))
+            .filter_map(|c| sandbox_spec(&c.record()))
             .collect();
         match self.inner.networks.reconcile(&desired).await {
             Ok(repairs) => {

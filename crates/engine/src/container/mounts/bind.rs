@@ -157,7 +157,9 @@ mod tests {
             "invalid volume specification: '/srv:/': invalid mount config for type \"bind\": \
              invalid specification: destination can't be '/'"
         );
-        assert!(message("./rel:/x").contains("includes invalid characters for a local volume name"));
+        assert!(
+            message("./rel:/x").contains("includes invalid characters for a local volume name")
+        );
         assert!(message("web:/x:rslave").contains("BindOptions"));
     }
 

@@ -130,8 +130,8 @@ pub fn plan(
         place(typed::parse(mount, driver)?, true)?;
     }
     for target in host.tmpfs.iter().flatten().map(|(target, _)| target) {
-        let at = target_path(target)
-            .map_err(|reason| MountError::Config { kind: "tmpfs", reason })?;
+        let at =
+            target_path(target).map_err(|reason| MountError::Config { kind: "tmpfs", reason })?;
         if own.insert(at.clone(), ()).is_some() {
             return Err(MountError::Duplicate(at.display().to_string()));
         }
@@ -290,11 +290,14 @@ mod tests {
         let plan = plan(&config, &h, &nobody).unwrap();
         let seen: Vec<_> =
             plan.mounts.iter().map(|m| (m.kind, m.destination.to_str().unwrap(), m.rw)).collect();
-        assert_eq!(seen, [
-            (MountKind::Bind, "/data", false),
-            (MountKind::Volume, "/www", true),
-            (MountKind::Volume, "/cache", true)
-        ]);
+        assert_eq!(
+            seen,
+            [
+                (MountKind::Bind, "/data", false),
+                (MountKind::Volume, "/www", true),
+                (MountKind::Volume, "/cache", true)
+            ]
+        );
         assert_eq!(plan.volumes.len(), 2);
         assert_eq!(plan.volumes[0].name.as_str(), "web");
         assert!(plan.mounts[2].anonymous);

@@ -32,8 +32,8 @@ fn source(mount: &Mount) -> &str {
 
 fn bind(mount: &Mount) -> Result<Parsed, MountError> {
     let wrong = refuse("bind");
-    let at =
-        target_path(mount.target.as_deref().unwrap_or_default()).map_err(|reason| wrong(&reason))?;
+    let at = target_path(mount.target.as_deref().unwrap_or_default())
+        .map_err(|reason| wrong(&reason))?;
     if source(mount).is_empty() {
         return Err(wrong("field Source must not be empty"));
     }
@@ -57,8 +57,7 @@ fn bind(mount: &Mount) -> Result<Parsed, MountError> {
         parsed.mount.create_source = options.create_mountpoint.unwrap_or(false);
         parsed.mount.non_recursive = options.non_recursive.unwrap_or(false);
         parsed.mount.read_only_non_recursive = options.read_only_non_recursive.unwrap_or(false);
-        parsed.mount.read_only_force_recursive =
-            options.read_only_force_recursive.unwrap_or(false);
+        parsed.mount.read_only_force_recursive = options.read_only_force_recursive.unwrap_or(false);
         if rw && (parsed.mount.read_only_non_recursive || parsed.mount.read_only_force_recursive) {
             return Err(wrong("mount is not read-only: read-only options need ReadOnly"));
         }
@@ -71,8 +70,8 @@ fn bind(mount: &Mount) -> Result<Parsed, MountError> {
 
 fn volume_mount(mount: &Mount, driver: &str) -> Result<Parsed, MountError> {
     let wrong = refuse("volume");
-    let at =
-        target_path(mount.target.as_deref().unwrap_or_default()).map_err(|reason| wrong(&reason))?;
+    let at = target_path(mount.target.as_deref().unwrap_or_default())
+        .map_err(|reason| wrong(&reason))?;
     if mount.bind_options.is_some() {
         return Err(wrong("field BindOptions must not be specified"));
     }
@@ -113,8 +112,8 @@ fn volume_mount(mount: &Mount, driver: &str) -> Result<Parsed, MountError> {
 
 fn tmpfs(mount: &Mount) -> Result<Parsed, MountError> {
     let wrong = refuse("tmpfs");
-    let at =
-        target_path(mount.target.as_deref().unwrap_or_default()).map_err(|reason| wrong(&reason))?;
+    let at = target_path(mount.target.as_deref().unwrap_or_default())
+        .map_err(|reason| wrong(&reason))?;
     if mount.bind_options.is_some() {
         return Err(wrong("field BindOptions must not be specified"));
     }
@@ -177,7 +176,10 @@ mod tests {
         });
         let wish = parse(&m, "").unwrap().volume.unwrap();
         assert!(!wish.copy && wish.labels["a"] == "b");
-        assert_eq!(parse(&mount(MountType::TMPFS, "", "/t"), "").unwrap().mount.kind, MountKind::Tmpfs);
+        assert_eq!(
+            parse(&mount(MountType::TMPFS, "", "/t"), "").unwrap().mount.kind,
+            MountKind::Tmpfs
+        );
     }
 
     #[test]
