@@ -17,7 +17,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, PosixRlimit};
+use oci_spec::runtime::{LinuxCapabilities, LinuxDeviceCgroup, LinuxSeccomp, PosixRlimit};
 use sampan_types::{ContainerId, ExecId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -235,6 +235,10 @@ pub struct Setup {
     pub runtime: OciRuntime,
     /// The container's cgroup.
     pub cgroup: PathBuf,
+    /// The devices that the container may use, for hosts where libcontainer
+    /// does not see to it (see `shim/devices.rs`).
+    #[serde(default)]
+    pub devices: Vec<LinuxDeviceCgroup>,
     /// What the process may do.
     pub confinement: Confinement,
     /// The container's resource limits, which its execs take over.

@@ -8,6 +8,7 @@
 //!   runtime decide which of them need a blocking thread.
 
 pub mod arp;
+pub mod bpf;
 pub mod conntrack;
 pub mod file;
 pub mod inroot;

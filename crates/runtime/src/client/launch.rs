@@ -115,7 +115,9 @@ pub(super) async fn boot(
             let said = tokio::fs::read_to_string(&log).await.unwrap_or_default();
             let said = said.trim();
             let cause = if said.is_empty() { "no reason is known" } else { said };
-            Err(RuntimeError::Create { message: format!("creating {what}: its shim died: {cause}") })
+            Err(RuntimeError::Create {
+                message: format!("creating {what}: its shim died: {cause}"),
+            })
         }
     }
 }

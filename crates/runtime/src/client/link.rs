@@ -21,9 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::ExitStatus;
 use crate::error::RuntimeError;
-use crate::protocol::{
-    Failure, Info, Kind, Op, Parsed, Reason, Reply, SOCKET, json_frame, parse,
-};
+use crate::protocol::{Failure, Info, Kind, Op, Parsed, Reason, Reply, SOCKET, json_frame, parse};
 
 /// Finds out how a process ended whose shim is gone, and ends it if need be.
 pub(super) type Orphan = Box<dyn FnOnce() -> BoxFuture<'static, ExitStatus> + Send>;
@@ -167,18 +165,13 @@ pub(super) async fn connect(dir: &Path) -> io::Result<Option<UnixStream>> {
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
         .open(dir);
     let connected = match opened {
-        Ok(dir) => {
-            UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd())).await
-        }
+        Ok(dir) => UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd())).await,
         Err(e) => Err(e),
     };
     match connected {
         Ok(stream) => Ok(Some(stream)),
         Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
+            if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
         {
             Ok(None)
         }

@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process, Spec,
-};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process, Spec};
 use sampan_types::ContainerId;
 use sha2::{Digest, Sha256};
 
@@ -53,6 +51,10 @@ pub(super) fn container(
     let cgroup = linux
         .and_then(|l| l.cgroups_path().clone())
         .unwrap_or_else(|| Path::new(&config.cgroup_parent).join(id.as_str()));
+    let devices = linux
+        .and_then(|l| l.resources().as_ref())
+        .and_then(|r| r.devices().clone())
+        .unwrap_or_default();
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_terminal(Some(io.tty));
     let rlimits = process.rlimits().clone();
@@ -79,6 +81,7 @@ pub(super) fn container(
         log,
         runtime,
         cgroup,
+        devices,
         confinement,
         rlimits,
         oom_score_adj,
@@ -88,11 +91,7 @@ pub(super) fn container(
 
 /// What the shim of an exec is told, and its `process.json`. `base` is what
 /// the container's shim was told.
-pub(super) fn exec(
-    config: &RuntimeConfig,
-    base: Setup,
-    request: ExecRequest,
-) -> (Setup, Process) {
+pub(super) fn exec(config: &RuntimeConfig, base: Setup, request: ExecRequest) -> (Setup, Process) {
     let ExecRequest { id: exec, mut process, mut io } = request;
     process.set_terminal(Some(io.tty));
     // An exec has one client in its life.

@@ -291,7 +291,10 @@ fn drop_bounding(wanted: &LinuxCapabilities) -> Result<(), CapsError> {
 fn drop_rest(wanted: &LinuxCapabilities) -> Result<(), CapsError> {
     let permitted_now = caps::read(None, CapSet::Permitted)?;
     let within = |c: Option<&Capabilities>| -> CapsHashSet {
-        set(c).intersection(&permitted_now).copied().collect::<std::collections::HashSet<Capability>>()
+        set(c)
+            .intersection(&permitted_now)
+            .copied()
+            .collect::<std::collections::HashSet<Capability>>()
     };
     let ambient = set(wanted.ambient().as_ref());
     caps::set(None, CapSet::Inheritable, &within(wanted.inheritable().as_ref()))?;
@@ -323,7 +326,10 @@ mod tests {
 
     #[test]
     fn failures_are_classified_as_docker_does() {
-        assert_eq!(classify("exec: \"x\": executable file not found in $PATH"), Reason::Command(127));
+        assert_eq!(
+            classify("exec: \"x\": executable file not found in $PATH"),
+            Reason::Command(127)
+        );
         assert_eq!(classify("open: Permission denied (os error 13)"), Reason::Command(126));
         assert_eq!(classify("mount: Not a directory"), Reason::Command(127));
         assert_eq!(classify("something else"), Reason::Create);

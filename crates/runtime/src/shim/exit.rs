@@ -44,7 +44,8 @@ pub(super) fn conclude(
 ) -> ExitStatus {
     let cgroup = if setup.exec.is_some() { None } else { cgroup(setup) };
     let oom_killed = cgroup.as_ref().and_then(|c| c.oom_kills().ok()).is_some_and(|n| n > 0);
-    let status = ExitStatus { code, finished, oom_killed, generation: setup.generation, error: None };
+    let status =
+        ExitStatus { code, finished, oom_killed, generation: setup.generation, error: None };
     if was_started || setup.exec.is_some() {
         record(setup, &status);
     }

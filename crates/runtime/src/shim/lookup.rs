@@ -21,7 +21,8 @@ pub(super) struct LookupError {
 /// The path of the program `name`, which is looked for in the directories of
 /// `path` (the value of `$PATH`) unless it contains a slash.
 pub(super) fn find(name: &str, path: Option<&str>) -> Result<PathBuf, LookupError> {
-    let fail = |code, cause: &str| LookupError { code, message: format!("exec: {name:?}: {cause}") };
+    let fail =
+        |code, cause: &str| LookupError { code, message: format!("exec: {name:?}: {cause}") };
     if name.contains('/') {
         return match check(Path::new(name)) {
             Ok(()) => Ok(PathBuf::from(name)),
@@ -38,8 +39,8 @@ pub(super) fn find(name: &str, path: Option<&str>) -> Result<PathBuf, LookupErro
 }
 
 fn check(path: &Path) -> Result<(), Errno> {
-    let meta = fs::metadata(path)
-        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let meta =
+        fs::metadata(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     if meta.is_dir() {
         return Err(Errno::EISDIR);
     }

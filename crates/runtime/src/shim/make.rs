@@ -22,8 +22,8 @@ use sampan_sys::process::{Forked, close_all_but, exit_now, fork};
 use super::console::set_nonblocking;
 use super::executor::{Last, classify};
 use super::streams::Inner;
-use super::{external, filter};
-use crate::cgroup::{Cgroup, CgroupHost};
+use super::{devices, external, filter};
+use crate::cgroup::{Cgroup, CgroupError, CgroupHost, CgroupVersion};
 use crate::client::OciRuntime;
 use crate::protocol::{Failure, Reason, Setup};
 
@@ -104,16 +104,22 @@ fn in_maker(setup: &Setup, streams: Inner, program: File, keep: &[RawFd]) -> Res
 }
 
 /// libcontainer leaves the v2 hierarchy of hybrid hosts out. What this
-/// process joins, its children are in.
+/// process joins, its children are in. On pure v2 hosts it leaves the devices
+/// out.
 fn join_cgroup(setup: &Setup) -> Result<(), Failure> {
-    let join = || {
-        let cgroup = Cgroup::new(CgroupHost::detect()?.into(), &setup.cgroup);
-        if setup.exec.is_none() {
-            cgroup.create()?;
+    let failed = |e: CgroupError| create_failure(e.to_string());
+    let host = CgroupHost::detect().map_err(failed)?;
+    let v2 = host.unified.clone().filter(|_| host.version == CgroupVersion::V2);
+    let cgroup = Cgroup::new(host.into(), &setup.cgroup);
+    if setup.exec.is_none() {
+        cgroup.create().map_err(failed)?;
+        if let Some(mount) = v2.filter(|_| setup.runtime == OciRuntime::Builtin) {
+            let dir = mount.join(setup.cgroup.strip_prefix("/").unwrap_or(&setup.cgroup));
+            devices::restrict(&dir, &setup.devices)
+                .map_err(|e| create_failure(format!("restricting devices: {e}")))?;
         }
-        cgroup.join_unified()
-    };
-    join().map_err(|e| create_failure(e.to_string()))
+    }
+    cgroup.join_unified().map_err(failed)
 }
 
 fn builtin(setup: &Setup, streams: Inner, program: File) -> Result<i32, Failure> {
@@ -148,8 +154,12 @@ fn build(setup: &Setup, streams: Inner, last: Last) -> Result<i32, BuildError> {
         let tenant = builder.as_tenant().with_process(Some(process));
         return Ok(tenant.with_detach(true).as_sibling(true).build()?.as_raw());
     }
-    let container =
-        builder.as_init(&setup.dir).with_systemd(false).with_detach(true).as_sibling(true).build()?;
+    let container = builder
+        .as_init(&setup.dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()?;
     container.pid().map(Pid::as_raw).ok_or(BuildError::Other("no process was made".into()))
 }
 

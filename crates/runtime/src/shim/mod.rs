@@ -12,8 +12,9 @@
 //!   frame has been read.
 //! - What is allocated here stays for the container's life: keep it small.
 
-mod console;
 mod connection;
+mod console;
+mod devices;
 mod executor;
 mod exit;
 mod external;

@@ -345,9 +345,8 @@ impl Monitor {
             wanted.push((What::Listener, listener.as_fd(), PollFlags::POLLIN));
         }
         if Self::may_read(&self.stage, &self.connections) {
-            wanted.extend(
-                self.output.open().map(|fd| (What::Stream, fd.as_fd(), PollFlags::POLLIN)),
-            );
+            wanted
+                .extend(self.output.open().map(|fd| (What::Stream, fd.as_fd(), PollFlags::POLLIN)));
         }
         if let Some(fd) = self.input.blocked_on() {
             wanted.push((What::Stream, fd.as_fd(), PollFlags::POLLOUT));

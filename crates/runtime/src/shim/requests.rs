@@ -275,8 +275,7 @@ fn explain(setup: &Setup, failure: Failure) -> Failure {
 /// Tells the container's init, which waits in libcontainer's code, to go on.
 fn notify(setup: &Setup) -> io::Result<()> {
     let dir = directory(&setup.container_dir.join(STATE).join(setup.id.as_str()))?;
-    let mut socket =
-        UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd()))?;
+    let mut socket = UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd()))?;
     socket.write_all(b"start container")
 }
 

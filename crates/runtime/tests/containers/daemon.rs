@@ -22,7 +22,8 @@ pub async fn be_a_daemon(args: &[String]) -> ExitCode {
     let shim = runtime.create(request).await.unwrap();
     let _attached = shim.attach(BOTH).await.unwrap();
     shim.start().await.unwrap();
-    let exec = runtime.exec(&id, exec_request(&["/bin/sh", "-c", "sleep 1; exit 43"])).await.unwrap();
+    let exec =
+        runtime.exec(&id, exec_request(&["/bin/sh", "-c", "sleep 1; exit 43"])).await.unwrap();
     exec.start().await.unwrap();
     println!("{} {} {}", shim.pid(), shim.shim_pid(), exec.id());
     std::future::pending::<()>().await;
@@ -65,7 +66,8 @@ fn exists(pid: u32) -> bool {
 pub async fn container_outlives_its_daemon() {
     let lab = Lab::new();
     let id = ContainerId::random();
-    let command = "trap 'echo bye; exit 8' TERM; i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done";
+    let command =
+        "trap 'echo bye; exit 8' TERM; i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done";
     let mut daemon = Daemon::start(&lab, &id, command);
     daemon.kill();
     let before = lab.log_of(&id).lines().count();
@@ -178,4 +180,27 @@ pub async fn many_at_once() {
     for task in tasks {
         task.await.unwrap();
     }
+}
+
+/// Prints how long the steps of a container's life take: `containers bench`.
+pub async fn bench() -> ExitCode {
+    let lab = Lab::new();
+    let mut steps: [Vec<u128>; 4] = Default::default();
+    for _ in 0..30 {
+        let request = lab.request(&["/bin/true"]);
+        let begin = std::time::Instant::now();
+        let shim = lab.runtime.create(request).await.unwrap();
+        steps[0].push(begin.elapsed().as_micros());
+        shim.start().await.unwrap();
+        steps[1].push(begin.elapsed().as_micros());
+        shim.wait().await;
+        steps[2].push(begin.elapsed().as_micros());
+        lab.runtime.cleanup(shim.id()).await.unwrap();
+        steps[3].push(begin.elapsed().as_micros());
+    }
+    for (name, times) in ["created", "started", "ended", "cleaned up"].iter().zip(&mut steps) {
+        times.sort_unstable();
+        println!("{name}: median {} us, least {} us", times[times.len() / 2], times[0]);
+    }
+    ExitCode::SUCCESS
 }

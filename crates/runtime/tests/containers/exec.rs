@@ -64,7 +64,11 @@ pub async fn failures() {
     for (request, code, text) in [
         (exec_request(&["nosuch"]), 127, "exec: \"nosuch\": executable file not found in $PATH"),
         (exec_request(&["/etc/plain"]), 126, "exec: \"/etc/plain\": permission denied"),
-        (missing_cwd, 127, "chdir to cwd (\"/nosuch\") set in config.json failed: no such file or directory"),
+        (
+            missing_cwd,
+            127,
+            "chdir to cwd (\"/nosuch\") set in config.json failed: no such file or directory",
+        ),
     ] {
         let exec = lab.runtime.exec(shim.id(), request).await.unwrap();
         let attached = exec.attach(BOTH).await.unwrap();
@@ -105,7 +109,11 @@ pub async fn inherits_limits() {
 pub async fn signal() {
     let lab = Lab::new();
     let shim = lab.idle().await;
-    let request = exec_request(&["sh", "-c", "trap 'exit 9' USR1; echo ready; while true; do sleep 0.02; done"]);
+    let request = exec_request(&[
+        "sh",
+        "-c",
+        "trap 'exit 9' USR1; echo ready; while true; do sleep 0.02; done",
+    ]);
     let exec = lab.runtime.exec(shim.id(), request).await.unwrap();
     assert!(exec.signal(10).await.is_err());
     let mut attached = exec.attach(BOTH).await.unwrap();

@@ -28,7 +28,9 @@ pub async fn program_not_found() {
     );
     let error = refused(&lab, &["/no/such"]).await;
     assert_eq!(error.exit_code(), 127);
-    assert!(error.to_string().contains("exec: \"/no/such\": stat /no/such: no such file or directory"));
+    assert!(
+        error.to_string().contains("exec: \"/no/such\": stat /no/such: no such file or directory")
+    );
 }
 
 pub async fn program_not_executable() {

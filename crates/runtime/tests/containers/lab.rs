@@ -142,7 +142,12 @@ pub fn log_file(config: &RuntimeConfig, id: &ContainerId) -> PathBuf {
     config.data_root.join("containers").join(id.as_str()).join(format!("{id}-json.log"))
 }
 
-pub fn request(config: &RuntimeConfig, rootfs: &Path, id: ContainerId, args: &[&str]) -> CreateRequest {
+pub fn request(
+    config: &RuntimeConfig,
+    rootfs: &Path,
+    id: ContainerId,
+    args: &[&str],
+) -> CreateRequest {
     let path = log_file(config, &id);
     CreateRequest {
         generation: 1,
@@ -193,9 +198,20 @@ pub fn bytes(text: &str) -> Bytes {
 }
 
 const CAPS: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
-    "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 pub fn process(args: &[&str]) -> Process {
@@ -216,9 +232,7 @@ pub fn exec_request(args: &[&str]) -> ExecRequest {
 }
 
 fn spec(rootfs: &Path, cgroup: &str, args: &[&str]) -> Spec {
-    let mount = |target: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": target, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     serde_json::from_value(json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": false },

@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("shim") => return sampan_runtime::shim::main(&args[1..]),
         Some("daemon") => return runtime().block_on(daemon::be_a_daemon(&args[1..])),
+        Some("bench") => return runtime().block_on(daemon::bench()),
         Some("--list") => {
             TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
             return ExitCode::SUCCESS;
@@ -84,9 +85,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen = TESTS
-        .iter()
-        .filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str())));
+    let chosen = TESTS.iter().filter(|(name, _)| {
+        filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()))
+    });
     runtime().block_on(run(chosen.collect()))
 }
 

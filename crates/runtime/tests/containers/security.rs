@@ -30,7 +30,8 @@ pub async fn seccomp_everywhere() {
     // One compiled program serves them all.
     let filters = std::fs::read_dir(lab.config.exec_root.join("seccomp")).unwrap().count();
     assert_eq!(filters, 1);
-    let shim = lab.runtime.create(with_profile(lab.request(&["/bin/sleep", "1000"]))).await.unwrap();
+    let shim =
+        lab.runtime.create(with_profile(lab.request(&["/bin/sleep", "1000"]))).await.unwrap();
     shim.start().await.unwrap();
     let exec = lab.runtime.exec(shim.id(), exec_request(&["sh", "-c", script])).await.unwrap();
     let attached = exec.attach(BOTH).await.unwrap();
@@ -45,7 +46,13 @@ pub async fn capabilities() {
     let script = "grep -E '^Cap|^Groups' /proc/self/status; id -u";
     let (_, out, _) = lab.run(lab.shell(script)).await;
     // The fourteen of Docker's default, and no inheritable ones.
-    for line in ["CapInh:\t0000000000000000", "CapPrm:\t00000000a80425fb", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "CapAmb:\t0000000000000000"] {
+    for line in [
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t00000000a80425fb",
+        "CapEff:\t00000000a80425fb",
+        "CapBnd:\t00000000a80425fb",
+        "CapAmb:\t0000000000000000",
+    ] {
         assert!(out.contains(line), "{line} is not in {out}");
     }
     let mut request = lab.shell(script);

@@ -44,7 +44,8 @@ pub async fn input_once() {
 
 pub async fn input_stays_open() {
     let lab = Lab::new();
-    let mut request = lab.shell("while read x; do echo got $x; [ $x = last ] && exit 5; done; exit 9");
+    let mut request =
+        lab.shell("while read x; do echo got $x; [ $x = last ] && exit 5; done; exit 9");
     request.io.open_stdin = true;
     let shim = lab.runtime.create(request).await.unwrap();
     shim.start().await.unwrap();
@@ -63,12 +64,8 @@ pub async fn input_stays_open() {
 pub async fn terminal() {
     let lab = Lab::new();
     let mut request = lab.shell("stty size; tty; read x; stty size; echo got $x; exit 4");
-    request.io = IoConfig {
-        tty: true,
-        open_stdin: true,
-        stdin_once: true,
-        console_size: Some((33, 101)),
-    };
+    request.io =
+        IoConfig { tty: true, open_stdin: true, stdin_once: true, console_size: Some((33, 101)) };
     let id = request.id.clone();
     let shim = lab.runtime.create(request).await.unwrap();
     let mut attached = shim.attach(ALL).await.unwrap();
