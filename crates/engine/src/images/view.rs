@@ -180,6 +180,7 @@ mod tests {
             last_tagged: Timestamp::NEVER,
             config: serde_json::from_value(config).unwrap(),
             manifest: format!("sha256:{}", "b".repeat(64)).parse().unwrap(),
+            layers: Vec::new(),
             size: 7,
         }
     }
