@@ -10,6 +10,7 @@ mod json;
 mod local;
 mod reader;
 mod rotate;
+mod scan;
 pub mod split;
 mod syslog;
 pub mod writer;
