@@ -23,7 +23,6 @@ impl Engine {
         };
         let rest = async {
             note(record, "processes", self.inner.runtime.cleanup(&record.id).await);
-            self.remove_custom_cgroup(record).await;
             crate::fault!("exit:after-cleanup");
             self.unmount_all(record).await;
             crate::fault!("exit:after-unmount");
@@ -53,22 +52,6 @@ impl Engine {
             note(record, "/dev/shm", done);
         }
         note(record, "root", self.image_store().unmount(&record.id).await);
-    }
-
-    /// The runtime cleans up below the instance's cgroup; a container with
-    /// `--cgroup-parent` has its cgroup elsewhere.
-    async fn remove_custom_cgroup(&self, record: &ContainerRecord) {
-        if record.host_config.cgroup_parent.as_deref().is_none_or(str::is_empty) {
-            return;
-        }
-        let cgroup = self.cgroup(record);
-        let done = self
-            .blocking(move || {
-                cgroup.kill_all()?;
-                Ok(cgroup.remove()?)
-            })
-            .await;
-        note(record, "cgroup", done);
     }
 }
 

@@ -167,15 +167,14 @@ impl Engine {
     /// Unknown filters.
     pub async fn container_prune(&self, filters: &Filters) -> Result<ContainerPruneResponse> {
         filters.validate(&["until", "label", "label!"])?;
-        let until = filters.get("until").next().map(until).transpose()?;
+        let until = filters.time("until", Timestamp::now())?;
         let (mut deleted, mut reclaimed) = (Vec::new(), 0u64);
         for c in self.containers() {
             let record = c.record();
-            let labels = record.config.labels.clone().unwrap_or_default();
+            let label = |key: &str| record.config.labels.as_ref()?.get(key).map(String::as_str);
             if record.state.is_running()
                 || until.is_some_and(|until| record.created >= until)
-                || !filters.get("label").all(|want| label_matches(&labels, want))
-                || filters.get("label!").any(|want| label_matches(&labels, want))
+                || !filters.labels_and_not(label)
             {
                 continue;
             }
@@ -201,22 +200,6 @@ impl Engine {
             space_reclaimed: Some(i64::try_from(reclaimed).unwrap_or(i64::MAX)),
         })
     }
-}
-
-fn label_matches(labels: &std::collections::HashMap<String, String>, want: &str) -> bool {
-    match want.split_once('=') {
-        Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
-        None => labels.contains_key(want),
-    }
-}
-
-/// A time, or how long ago: `10m`, `1h30m`.
-fn until(text: &str) -> Result<Timestamp> {
-    if let Ok(span) = text.parse::<jiff::SignedDuration>() {
-        let nanos = i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
-        return Ok(Timestamp::from_nanos(Timestamp::now().nanos().saturating_sub(nanos)));
-    }
-    Timestamp::parse(text).map_err(|e| EngineError::Invalid(e.to_string()))
 }
 
 fn in_progress(record: &ContainerRecord) -> EngineError {
