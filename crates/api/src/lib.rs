@@ -26,7 +26,6 @@ mod hijack;
 mod lenient;
 mod metrics;
 mod query;
-mod registry_auth;
 mod routes;
 mod server;
 mod version;

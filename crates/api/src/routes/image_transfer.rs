@@ -4,6 +4,7 @@ use axum::extract::{Request, State};
 use futures_util::StreamExt;
 use http::HeaderMap;
 use sampan_engine::images::ImportOptions;
+use sampan_image::registry::AuthConfig;
 use serde::Deserialize;
 
 use super::containers::instructions;
@@ -12,15 +13,20 @@ use crate::body;
 use crate::error::ApiError;
 use crate::lenient;
 use crate::query::Query;
-use crate::registry_auth::Credentials;
+
+/// The credentials that a request brings for its registry.
+pub(super) fn credentials(headers: &HeaderMap) -> Answer<Option<AuthConfig>> {
+    let Some(value) = headers.get("x-registry-auth") else { return Ok(None) };
+    // What is no text is no base64 either.
+    Ok(AuthConfig::from_header(value.to_str().unwrap_or("-"))?)
+}
 
 /// `POST /images/create`: pulls with `fromImage`, imports with `fromSrc`.
 pub(super) async fn create(State(api): State<Api>, query: Query, request: Request) -> Answer {
     let text = |name| query.get(name).unwrap_or_default();
     let platform = query.text("platform");
     if let Some(image) = query.text("fromImage") {
-        let credentials = Credentials::of(request.headers())?;
-        let auth = credentials.map(Credentials::into_auth).transpose()?;
+        let auth = credentials(request.headers())?;
         let progress = api.engine.image_pull(image, text("tag"), platform, auth).await?;
         return Ok(stream::messages(api.stop, progress));
     }
@@ -48,7 +54,7 @@ pub(super) async fn create(State(api): State<Api>, query: Query, request: Reques
 /// `POST /images/{name}/push`.
 pub(super) async fn push(api: Api, name: &str, query: &Query, headers: &HeaderMap) -> Answer {
     refuse(query, &[("platform", "pushing a single platform")])?;
-    let auth = Credentials::of(headers)?.map(Credentials::into_auth).transpose()?;
+    let auth = credentials(headers)?;
     let tag = query.get("tag").unwrap_or_default();
     let progress = api.engine.image_push(name, tag, auth).await?;
     Ok(stream::messages(api.stop, progress))

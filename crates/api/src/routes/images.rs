@@ -12,7 +12,6 @@ use http::StatusCode;
 use super::{Answer, Api, filters, image_transfer, refuse, run};
 use crate::gate;
 use crate::query::Query;
-use crate::registry_auth::Credentials;
 use crate::version::ApiVersion;
 
 pub(super) fn routes() -> Router<Api> {
@@ -109,8 +108,7 @@ async fn distribution(
     let Some((name, "json")) = split(&rest) else {
         return Err(gate::not_found().await);
     };
-    let credentials = Credentials::of(request.headers())?;
-    let auth = credentials.map(Credentials::into_auth).transpose()?;
+    let auth = image_transfer::credentials(request.headers())?;
     Ok(Out(api.engine.distribution_inspect(name, auth).await?).into_response())
 }
 

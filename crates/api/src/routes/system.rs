@@ -5,7 +5,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json as Out, Router};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use sampan_types::docker::AuthConfig;
+use sampan_image::registry::AuthConfig;
 
 use super::{Answer, Api};
 use crate::body::Json;
