@@ -131,6 +131,36 @@ impl BridgeConfig {
         self.subnets.iter().find(|s| s.net.contains(&address))
     }
 
+    /// The host's addresses with their prefix lengths.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = IpNet> {
+        self.subnets.iter().map(|s| IpNet::new_assert(s.gateway, s.net.prefix_len()))
+    }
+
+    /// The gateways that lead out; none of an internal network.
+    pub(crate) fn ways_out(&self) -> impl Iterator<Item = IpAddr> {
+        self.subnets.iter().filter(|_| !self.internal).map(|s| s.gateway)
+    }
+
+    /// The addresses of an endpoint with their prefix lengths.
+    pub(crate) fn with_prefixes(
+        &self,
+        endpoint: &EndpointSpec,
+        network: &str,
+    ) -> Result<Vec<IpNet>, NetError> {
+        let invalid = |reason| NetError::InvalidEndpoint { network: network.to_owned(), reason };
+        if endpoint.addresses.is_empty() {
+            return Err(invalid("no address is given".to_owned()));
+        }
+        if let Some(mac) = endpoint.mac.filter(|m| !m.is_unicast()) {
+            return Err(invalid(format!("{mac} is a group's address, no interface can have it")));
+        }
+        let prefixed = |address: &IpAddr| match self.subnet_of(*address) {
+            Some(subnet) => Ok(IpNet::new_assert(*address, subnet.net.prefix_len())),
+            None => Err(invalid(format!("address {address} is in no subnet of the network"))),
+        };
+        endpoint.addresses.iter().map(prefixed).collect()
+    }
+
     /// Refuses what the kernel would refuse later, or what makes no sense.
     ///
     /// # Errors

@@ -1,1 +1,107 @@
-//! The driver seam.
+//! The driver seam: what makes a network's links, addresses and routes.
+//!
+//! Be aware:
+//! - A driver knows nothing of names, published ports and filter rules; the
+//!   manager programs those from the [`Attachment`] it returns.
+//! - Every method can be repeated. Removing what is absent is success.
+
+mod bridge;
+mod linkless;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use sampan_types::{EndpointId, NetworkId, SandboxId};
+
+pub(crate) use bridge::{Bridge, dead_group};
+pub(crate) use linkless::Linkless;
+
+use crate::config::{Attachment, EndpointSpec, NetworkSpec};
+use crate::error::NetError;
+pub use crate::sandbox::Namespace;
+
+/// A future that a trait object can return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An endpoint that shall be attached.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The sandbox that it belongs to.
+    pub sandbox: SandboxId,
+    /// The endpoint.
+    pub endpoint: EndpointSpec,
+    /// Its network.
+    pub network: Arc<NetworkSpec>,
+    /// The sandbox's namespace.
+    pub namespace: Arc<Namespace>,
+    /// The interface's name inside; the first free `eth…` when absent.
+    pub interface: Option<String>,
+    /// Whether what has no other route leaves by this endpoint.
+    pub default_route: bool,
+}
+
+/// What a driver finds in the kernel.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Networks of this instance.
+    pub networks: Vec<NetworkId>,
+    /// Endpoints of this instance.
+    pub endpoints: Vec<ObservedEndpoint>,
+}
+
+/// An endpoint that a driver finds in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedEndpoint {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The interface on the host.
+    pub host_interface: String,
+    /// The number of the other end in the sandbox's namespace.
+    pub peer: u32,
+    /// The number of the bridge that it is a port of.
+    pub master: Option<u32>,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Whether it is kept from others on the same network.
+    pub isolated: bool,
+    /// Whether packets may go back to where they came from.
+    pub hairpin: bool,
+}
+
+/// A way to make networks.
+pub trait Driver: Send + Sync {
+    /// Makes a network, or completes it. Says what was missing, a line each.
+    fn create_network<'a>(
+        &'a self,
+        network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<Vec<String>, NetError>>;
+
+    /// Removes a network.
+    fn delete_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>>;
+
+    /// Attaches an endpoint that is not attached.
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>>;
+
+    /// Completes an endpoint that was found, or attaches it again. Says
+    /// whether anything was missing.
+    fn restore(
+        &self,
+        request: AttachRequest,
+        found: Option<ObservedEndpoint>,
+    ) -> BoxFuture<'_, Result<(Attachment, bool), NetError>>;
+
+    /// Takes an endpoint out of use, by its interface on the host. Its
+    /// addresses are free on return; with `wait`, the interface inside is
+    /// gone as well.
+    fn detach<'a>(
+        &'a self,
+        host_interface: &'a str,
+        wait: bool,
+    ) -> BoxFuture<'a, Result<(), NetError>>;
+
+    /// What there is of this instance.
+    fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>>;
+}

@@ -1,1 +1,90 @@
-//! The firewall seam.
+//! The firewall seam: what lets packets into networks, out of them, and from
+//! published ports to containers.
+//!
+//! Be aware:
+//! - A firewall keeps what it was told and can restore it; it never touches
+//!   what is not its own.
+//! - Each call is one transaction: all of it, or nothing.
+
+mod nft;
+#[cfg(test)]
+mod noop;
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use sampan_types::NetworkId;
+
+pub(crate) use nft::NftFirewall;
+#[cfg(test)]
+pub(crate) use noop::NoFirewall;
+
+pub use crate::driver::BoxFuture;
+use crate::error::NetError;
+use crate::ports::Protocol;
+
+/// What may pass into and out of a bridge network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRules {
+    /// The network.
+    pub network: NetworkId,
+    /// Its name, for comments.
+    pub name: String,
+    /// Its bridge.
+    pub bridge: String,
+    /// Its subnets.
+    pub subnets: Vec<IpNet>,
+    /// Whether containers on it may talk to each other.
+    pub icc: bool,
+    /// Whether what they send elsewhere leaves with the host's address.
+    pub masquerade: bool,
+    /// No way in or out.
+    pub internal: bool,
+}
+
+/// A port of the host that leads to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; the unspecified one for all of them.
+    pub host_ip: IpAddr,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's address and port.
+    pub target: SocketAddr,
+    /// Whose it is, for the comment.
+    pub owner: String,
+}
+
+/// Everything that a firewall lets through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The networks.
+    pub networks: Vec<NetworkRules>,
+    /// The published ports.
+    pub forwards: Vec<Forward>,
+}
+
+/// A packet filter with address translation.
+pub trait Firewall: Send + Sync {
+    /// Takes over what an earlier run of the same instance left, published
+    /// ports included, with `networks` as the networks. Nothing that is right
+    /// is interrupted.
+    fn adopt(&self, networks: Vec<NetworkRules>) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Makes `policy` all there is. Says whether anything was different.
+    fn restore(&self, policy: Policy) -> BoxFuture<'_, Result<bool, NetError>>;
+
+    /// Adds a network, or changes its rules.
+    fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Removes a network's rules.
+    fn remove_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>>;
+
+    /// Publishes ports.
+    fn add_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Takes published ports back.
+    fn remove_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+}

@@ -35,6 +35,8 @@ pub struct Link {
     pub mtu: u32,
     /// The number of the bridge that it is a port of.
     pub master: Option<u32>,
+    /// The number of its peer in the peer's namespace; 0 when it has none.
+    pub peer: u32,
     /// Its group.
     pub group: u32,
     /// Its port on a bridge.
@@ -122,7 +124,7 @@ pub struct LinkChange<'a> {
 }
 
 /// What shall change on a bridge's port; `None` stays.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortChange {
     /// Whether it lets packets through.
     pub forwarding: Option<bool>,
@@ -181,16 +183,6 @@ pub fn add_bridge(bridge: &NewBridge<'_>) -> Request {
         });
     });
     Request::new(m, format!("create bridge {}", bridge.name))
-}
-
-/// Creates a dummy link, switched off.
-#[must_use]
-pub fn add_dummy(name: &str) -> Request {
-    let mut m = message(libc::RTM_NEWLINK, CREATE, LinkRef::Name(name), None);
-    m.nest(libc::IFLA_LINKINFO, |m| {
-        m.text(libc::IFLA_INFO_KIND, "dummy");
-    });
-    Request::new(m, format!("create dummy link {name}"))
 }
 
 /// Creates a pair of links, both switched off.
@@ -305,6 +297,7 @@ pub(super) fn parse(body: &[u8]) -> Option<Link> {
         mac: Vec::new(),
         mtu: 0,
         master: None,
+        peer: 0,
         group: 0,
         port: None,
     };
@@ -315,6 +308,7 @@ pub(super) fn parse(body: &[u8]) -> Option<Link> {
             libc::IFLA_ADDRESS => link.mac = value.to_vec(),
             libc::IFLA_MTU => link.mtu = u32_ne(value),
             libc::IFLA_MASTER => link.master = Some(u32_ne(value)),
+            libc::IFLA_LINK => link.peer = u32_ne(value),
             libc::IFLA_GROUP => link.group = u32_ne(value),
             libc::IFLA_LINKINFO => parse_info(value, &mut link),
             _ => {}

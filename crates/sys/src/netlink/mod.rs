@@ -27,8 +27,8 @@ pub use address::{
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
 pub use link::{
-    Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_dummy,
-    add_veth, delete_group, delete_link, set_link, set_port,
+    Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_veth,
+    delete_group, delete_link, set_link, set_port,
 };
 pub(crate) use route::dump as dump_objects;
 pub use route::{Request, Route};

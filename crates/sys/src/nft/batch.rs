@@ -1,7 +1,7 @@
 //! Changes that are applied together.
 
 use super::expr::write_verdict;
-use super::model::{Chain, Element, ElementValue, Rule, Ruleset, Set, SetValue};
+use super::model::{Chain, DataType, Element, ElementValue, Rule, Ruleset, Set, SetValue};
 use crate::netlink::Message;
 
 pub(super) const FAMILY_INET: u8 = libc::NFPROTO_INET as u8;
@@ -16,6 +16,12 @@ const ELEMENTS_PER_MESSAGE: usize = 256;
 const COMMENT_MAX: usize = 127;
 /// `NFTNL_UDATA_RULE_COMMENT`, `NFTNL_UDATA_SET_ELEM_COMMENT`.
 const UDATA_COMMENT: u8 = 0;
+
+/// `NFTNL_UDATA_SET_KEYBYTEORDER`, 4 bytes: `BYTEORDER_HOST_ENDIAN`.
+const UDATA_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 
 /// `enum nf_tables_msg_types`.
 #[derive(Clone, Copy)]
@@ -134,6 +140,9 @@ impl Batch {
             }
         }
         m.be32(10, self.sets);
+        if DataType::is_host_order(set.key.id) {
+            m.raw(13, &UDATA_HOST_ORDER);
+        }
         self.push(m, format!("create set {} of table {table}", set.name));
         self
     }

@@ -124,6 +124,12 @@ impl DataType {
         types.iter().fold(0, |sum, t| (sum << 6) | *t as u32)
     }
 
+    /// Whether nft has to be told that the machine's byte order is meant: it
+    /// takes everything for network order otherwise.
+    pub(super) fn is_host_order(id: u32) -> bool {
+        id == Self::Ifname as u32
+    }
+
     /// A concatenation's length in bytes.
     pub(super) fn length(types: &[Self]) -> u32 {
         types.iter().map(|t| t.padded()).sum()

@@ -1,0 +1,373 @@
+//! The pair of links of an endpoint.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sampan_sys::netlink::{
+    Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request, Route,
+    RouteEntry, add_address, add_route, add_veth, replace_neighbour, set_link, set_port,
+};
+use sampan_sys::sysctl;
+
+use super::mark::link_names;
+use super::{Bridge, Mark};
+use crate::config::{Attachment, BridgeConfig, DriverConfig};
+use crate::driver::{AttachRequest, Observed, ObservedEndpoint};
+use crate::error::NetError;
+use crate::mac::MacAddr;
+use crate::worker::Kernel;
+
+/// How the links of one instance are marked.
+#[derive(Debug, Clone)]
+struct Marking {
+    instance: String,
+    group: u32,
+}
+
+/// An endpoint with everything decided.
+struct Plan<'a> {
+    request: &'a AttachRequest,
+    config: &'a BridgeConfig,
+    mac: MacAddr,
+    addresses: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+}
+
+impl Bridge {
+    fn marking(&self) -> Marking {
+        Marking { instance: self.instance.clone(), group: self.group }
+    }
+
+    pub(super) async fn attach_endpoint(
+        &self,
+        request: AttachRequest,
+    ) -> Result<Attachment, NetError> {
+        let marking = self.marking();
+        let attached = self.worker.run(move |kernel| attach(kernel, &marking, &request)).await?;
+        if attached.is_err() {
+            // What was made is marked as dead.
+            self.reaper.links();
+        }
+        attached
+    }
+
+    pub(super) async fn restore_endpoint(
+        &self,
+        request: AttachRequest,
+        found: Option<ObservedEndpoint>,
+    ) -> Result<(Attachment, bool), NetError> {
+        let Some(found) = found else {
+            return Ok((self.attach_endpoint(request).await?, true));
+        };
+        let request = Arc::new(request);
+        let (asked, known) = (Arc::clone(&request), found.clone());
+        let completed = self.worker.run(move |kernel| complete(kernel, &asked, &known)).await??;
+        if let Some(done) = completed {
+            return Ok(done);
+        }
+        // The other end left the sandbox: both are made anew.
+        self.retire(vec![found.host_interface], true).await?;
+        Ok((self.attach_endpoint((*request).clone()).await?, true))
+    }
+
+    pub(super) async fn retire(&self, links: Vec<String>, wait: bool) -> Result<(), NetError> {
+        let marking = self.marking();
+        self.worker.run(move |kernel| retire(&mut kernel.route, &marking, &links)).await??;
+        self.reaper.links();
+        if wait {
+            self.reaper.flush().await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn observe_all(&self) -> Result<Observed, NetError> {
+        let instance = self.instance.clone();
+        let links = self.worker.run(|kernel| kernel.route.links()).await?;
+        let links = links.map_err(NetError::kernel("list the links of the host"))?;
+        let mut observed = Observed::default();
+        for link in links {
+            match Mark::read(&link.alias, &instance) {
+                Some(Mark::Network(network)) => observed.networks.push(network),
+                Some(Mark::Endpoint(sandbox, endpoint)) => {
+                    observed.endpoints.push(observed_endpoint(link, sandbox, endpoint));
+                }
+                // Left over from a daemon that died meanwhile.
+                Some(Mark::Dead) => self.reaper.links(),
+                None => {}
+            }
+        }
+        Ok(observed)
+    }
+}
+
+fn observed_endpoint(
+    link: Link,
+    sandbox: sampan_types::SandboxId,
+    endpoint: sampan_types::EndpointId,
+) -> ObservedEndpoint {
+    ObservedEndpoint {
+        sandbox,
+        endpoint,
+        peer: link.peer,
+        master: link.master,
+        up: link.up,
+        isolated: link.port.is_some_and(|p| p.isolated),
+        hairpin: link.port.is_some_and(|p| p.hairpin),
+        host_interface: link.name,
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn new(request: &'a AttachRequest) -> Result<Self, NetError> {
+        let DriverConfig::Bridge(config) = &request.network.driver else {
+            return Err(NetError::NotSupported {
+                what: format!("network {} on the bridge driver", request.network.name),
+            });
+        };
+        let addresses = config.with_prefixes(&request.endpoint, &request.network.name)?;
+        let mac = request.endpoint.mac.unwrap_or_else(MacAddr::random);
+        let gateways = config.ways_out().collect();
+        Ok(Self { request, config, mac, addresses, gateways })
+    }
+
+    fn failed(&self) -> impl FnOnce(NetlinkError) -> NetError + use<> {
+        let (sandbox, network) = (self.request.sandbox.short(), &self.request.network.name);
+        NetError::kernel(format!("attach sandbox {sandbox} to network {network}"))
+    }
+
+    fn attachment(&self, interface: String, host_interface: String, mac: MacAddr) -> Attachment {
+        Attachment {
+            endpoint: self.request.endpoint.endpoint.clone(),
+            network: self.request.network.id.clone(),
+            interface: Some(interface),
+            host_interface: Some(host_interface),
+            mac: Some(mac),
+            addresses: self.addresses.clone(),
+            gateways: self.gateways.clone(),
+            mtu: self.config.mtu,
+        }
+    }
+
+    /// Addresses, switch and default routes of the end inside.
+    fn inside(&self, link: u32) -> Vec<Request> {
+        let mut requests: Vec<Request> =
+            self.addresses.iter().map(|a| add_address(link, *a).present_ok()).collect();
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        requests.push(set_link(LinkRef::Index(link), &up));
+        if self.request.default_route {
+            requests.extend(self.gateways.iter().filter_map(|gateway| {
+                let route = RouteEntry { destination: None, gateway: Some(*gateway), link };
+                add_route(&route).map(Request::present_ok)
+            }));
+        }
+        requests
+    }
+
+    /// The end on the host becomes a port of the bridge. It is switched on
+    /// after the end inside, so that the port works at once.
+    fn outside(&self, link: &str, bridge: u32) -> Vec<Request> {
+        let joined = LinkChange { up: Some(true), master: Some(bridge), ..LinkChange::default() };
+        let mut requests = vec![set_link(LinkRef::Name(link), &joined)];
+        let port = PortChange {
+            isolated: (!self.config.icc).then_some(true),
+            hairpin: bridge_filtered().then_some(true),
+            ..PortChange::default()
+        };
+        if port != PortChange::default() {
+            requests.push(set_port(LinkRef::Name(link), &port));
+        }
+        requests
+    }
+}
+
+fn attach(
+    kernel: &mut Kernel,
+    marking: &Marking,
+    request: &AttachRequest,
+) -> Result<Attachment, NetError> {
+    let plan = Plan::new(request)?;
+    let bridge = bridge_index(&mut kernel.route, &plan)?;
+    let interface = match &request.interface {
+        Some(name) => name.clone(),
+        None => free_interface(&mut request.namespace.route()).map_err(plan.failed())?,
+    };
+    let link = make_pair(&mut kernel.route, marking, &plan, &interface)?;
+    let joined = join(kernel, &plan, &link, &interface, bridge);
+    if let Err(e) = joined {
+        // The reaper removes what was made.
+        if let Err(also) = retire(&mut kernel.route, marking, std::slice::from_ref(&link)) {
+            tracing::warn!(link, error = %also, "failed to take a link out of use");
+        }
+        return Err(plan.failed()(e));
+    }
+    Ok(plan.attachment(interface, link, plan.mac))
+}
+
+fn bridge_index(route: &mut Route, plan: &Plan<'_>) -> Result<u32, NetError> {
+    let found = route.link(&plan.config.bridge).map_err(plan.failed())?;
+    found.map(|l| l.index).ok_or_else(|| NetError::InvalidNetwork {
+        network: plan.request.network.name.clone(),
+        reason: format!("its bridge {} is gone", plan.config.bridge),
+    })
+}
+
+/// Makes both links, under the first name that is free.
+fn make_pair(
+    route: &mut Route,
+    marking: &Marking,
+    plan: &Plan<'_>,
+    interface: &str,
+) -> Result<String, NetError> {
+    let endpoint = &plan.request.endpoint.endpoint;
+    let mark = Mark::Endpoint(plan.request.sandbox.clone(), endpoint.clone());
+    let alias = mark.alias(&marking.instance).to_string();
+    let mut taken = None;
+    for name in link_names(endpoint) {
+        let veth = NewVeth {
+            name: &name,
+            peer: interface,
+            peer_netns: plan.request.namespace.netns().as_fd(),
+            peer_mac: plan.mac.0,
+            mtu: plan.config.mtu,
+            group: 0,
+        };
+        let marked = LinkChange {
+            alias: Some(&alias),
+            quiet_ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            ..LinkChange::default()
+        };
+        match route.run(vec![add_veth(&veth)]) {
+            Ok(()) => {
+                route.run(vec![set_link(LinkRef::Name(&name), &marked)]).map_err(plan.failed())?;
+                return Ok(name);
+            }
+            Err(e) if e.is_present() => {
+                // Of an interrupted attempt with the same endpoint, or not ours.
+                if route.link(&name).ok().flatten().is_some_and(|l| l.alias == alias) {
+                    retire(route, marking, std::slice::from_ref(&name))?;
+                }
+                taken = Some(e);
+            }
+            Err(e) => return Err(plan.failed()(e)),
+        }
+    }
+    Err(match taken {
+        Some(e) => plan.failed()(e),
+        None => NetError::Stopped,
+    })
+}
+
+fn join(
+    kernel: &mut Kernel,
+    plan: &Plan<'_>,
+    link: &str,
+    interface: &str,
+    bridge: u32,
+) -> Result<(), NetlinkError> {
+    let mut inner = plan.request.namespace.route();
+    let inside = inner
+        .link(interface)?
+        .ok_or_else(|| NetlinkError::Malformed(format!("find link {interface}")))?;
+    inner.run(plan.inside(inside.index))?;
+    drop(inner);
+    let mut requests = plan.outside(link, bridge);
+    // An earlier owner of the address may be known by another MAC address.
+    requests.extend(plan.addresses.iter().map(|address| {
+        let neighbour = Neighbour { link: bridge, address: address.addr(), mac: plan.mac.0 };
+        replace_neighbour(&neighbour)
+    }));
+    kernel.route.run(requests)?;
+    // The kernel activates a link whose carrier came up a moment later, or
+    // when somebody asks for the link: the first packet shall not be lost.
+    kernel.route.link(link)?;
+    plan.request.namespace.route().link(interface)?;
+    for address in &plan.addresses {
+        if let IpAddr::V4(v4) = address.addr()
+            && let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, v4)
+        {
+            tracing::debug!(address = %v4, error = %e, "failed to announce an address");
+        }
+    }
+    Ok(())
+}
+
+/// Whether br_netfilter hands bridged packets to the firewall. It then bridges
+/// what a container sends to its own published port, instead of letting it be
+/// routed: back to where it came from, which a port in hairpin mode allows.
+fn bridge_filtered() -> bool {
+    sysctl::read("net.bridge.bridge-nf-call-iptables").is_ok_and(|value| value != "0")
+}
+
+/// The first of `eth0`, `eth1` … that is free.
+fn free_interface(route: &mut Route) -> Result<String, NetlinkError> {
+    let links = route.links()?;
+    let taken = |name: &String| links.iter().any(|l| l.name == *name);
+    Ok((0..).map(|i: u32| format!("eth{i}")).find(|name| !taken(name)).unwrap_or_default())
+}
+
+/// Restores what is missing of an endpoint whose link was found. None when
+/// the other end is not in the sandbox.
+fn complete(
+    kernel: &mut Kernel,
+    request: &AttachRequest,
+    found: &ObservedEndpoint,
+) -> Result<Option<(Attachment, bool)>, NetError> {
+    let plan = Plan::new(request)?;
+    let bridge = bridge_index(&mut kernel.route, &plan)?;
+    let mut missing = false;
+    let mut inner = request.namespace.route();
+    let links = inner.links().map_err(plan.failed())?;
+    let Some(inside) = links.into_iter().find(|l| l.index == found.peer && l.kind == "veth") else {
+        return Ok(None);
+    };
+    let present = inner.addresses().map_err(plan.failed())?;
+    let has = |a: &IpNet| present.iter().any(|p| p.link == inside.index && p.address == *a);
+    if !inside.up || !plan.addresses.iter().all(has) {
+        inner.run(plan.inside(inside.index)).map_err(plan.failed())?;
+        missing = true;
+    }
+    drop(inner);
+    let hairpin = bridge_filtered();
+    if found.master != Some(bridge)
+        || !found.up
+        || found.isolated == plan.config.icc
+        || found.hairpin != hairpin
+    {
+        let mut requests = plan.outside(&found.host_interface, bridge);
+        let port = PortChange {
+            isolated: Some(!plan.config.icc),
+            hairpin: Some(hairpin),
+            ..PortChange::default()
+        };
+        requests.push(set_port(LinkRef::Name(&found.host_interface), &port));
+        kernel.route.run(requests).map_err(plan.failed())?;
+        missing = true;
+    }
+    let mac = <[u8; 6]>::try_from(inside.mac.as_slice()).map_or(plan.mac, MacAddr);
+    let attachment = plan.attachment(inside.name, found.host_interface.clone(), mac);
+    Ok(Some((attachment, missing)))
+}
+
+/// Takes links out of use: nothing passes them any more, and they are marked
+/// as dead. Absent ones are no error.
+fn retire(route: &mut Route, marking: &Marking, links: &[String]) -> Result<(), NetError> {
+    let alias = Mark::Dead.alias(&marking.instance).to_string();
+    let dead =
+        LinkChange { alias: Some(&alias), group: Some(marking.group), ..LinkChange::default() };
+    let shut = PortChange { forwarding: Some(false), ..PortChange::default() };
+    for link in links {
+        let link = LinkRef::Name(link);
+        // A link that is no port of a bridge any more can't be shut, and
+        // need not be.
+        let results = route
+            .run_each(vec![set_link(link, &dead).absent_ok(), set_port(link, &shut)])
+            .map_err(NetError::kernel("take a link out of use"))?;
+        if let Some(Err(e)) = results.into_iter().next() {
+            return Err(NetError::kernel("take a link out of use")(e));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Bridge networks on this host: a Linux bridge for each network, a pair of
+//! links for each endpoint.
+//!
+//! ```text
+//! host:     docker0 (gateway's address) ── port veth1a2b3c4
+//! sandbox:                                      └── eth0 (endpoint's address)
+//! ```
+//!
+//! Be aware:
+//! - What is made here bears a mark in its alias (see [`Mark`]), by which it
+//!   is recognised later. A bridge that somebody else made is used as it is,
+//!   and never changed or removed.
+//! - Removing a link takes the kernel some 20 ms. An endpoint that is taken
+//!   out of use is only cut off its bridge and marked as dead; the reaper
+//!   removes all dead links at the price of one.
+//! - `icc=false` is done by isolating the bridge's ports: packets between
+//!   them never come to the firewall. Where br_netfilter is in use, a
+//!   neighbour's published port can't be reached then either.
+
+mod endpoint;
+mod mark;
+mod network;
+
+use sampan_types::NetworkId;
+
+use super::{AttachRequest, BoxFuture, Driver, Observed, ObservedEndpoint};
+use crate::config::{Attachment, NetworkSpec};
+use crate::error::NetError;
+use crate::worker::{Reaper, Worker};
+
+use mark::Mark;
+pub(crate) use mark::dead_group;
+
+/// The driver of bridge networks.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    instance: String,
+    group: u32,
+    worker: Worker,
+    reaper: Reaper,
+}
+
+impl Bridge {
+    pub fn new(instance: String, worker: Worker, reaper: Reaper) -> Self {
+        let group = dead_group(&instance);
+        Self { instance, group, worker, reaper }
+    }
+}
+
+impl Driver for Bridge {
+    fn create_network<'a>(
+        &'a self,
+        network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<Vec<String>, NetError>> {
+        Box::pin(self.make_network(network))
+    }
+
+    fn delete_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(self.remove_network(network))
+    }
+
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
+        Box::pin(self.attach_endpoint(request))
+    }
+
+    fn restore(
+        &self,
+        request: AttachRequest,
+        found: Option<ObservedEndpoint>,
+    ) -> BoxFuture<'_, Result<(Attachment, bool), NetError>> {
+        Box::pin(self.restore_endpoint(request, found))
+    }
+
+    fn detach<'a>(
+        &'a self,
+        host_interface: &'a str,
+        wait: bool,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(self.retire(vec![host_interface.to_owned()], wait))
+    }
+
+    fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>> {
+        Box::pin(self.observe_all())
+    }
+}

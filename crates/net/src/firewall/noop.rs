@@ -1,0 +1,40 @@
+//! A firewall that lets everything through and publishes nothing: it proves
+//! that the seam is complete.
+
+use sampan_types::NetworkId;
+
+use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy};
+use crate::error::NetError;
+
+/// No firewall.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoFirewall;
+
+impl Firewall for NoFirewall {
+    fn adopt(&self, _networks: Vec<NetworkRules>) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn restore(&self, _policy: Policy) -> BoxFuture<'_, Result<bool, NetError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn add_network(&self, _rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_network<'a>(
+        &'a self,
+        _network: &'a NetworkId,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn add_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+}

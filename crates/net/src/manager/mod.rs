@@ -1,0 +1,332 @@
+//! The manager of networks and sandboxes.
+//!
+//! ```text
+//! join:  check ─> namespace (made ahead) ─> driver.attach, each endpoint ─> firewall: one batch
+//! leave: firewall: one batch ─> driver.detach, each endpoint ─> the reaper does the slow rest
+//! ```
+//!
+//! Be aware:
+//! - An operation that began runs to its end, also when its caller goes away.
+//! - `join`, `leave` and the like run side by side; `reconcile` and changes of
+//!   networks run alone, since they look at everything.
+
+mod plan;
+mod reconcile;
+mod sandbox;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sampan_sys::sysctl;
+use sampan_types::{EndpointId, NetworkId, SandboxId};
+use tokio::sync::RwLock;
+
+use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
+use crate::driver::{Bridge, Driver, Linkless, dead_group};
+use crate::error::NetError;
+use crate::firewall::{Firewall, Forward, NftFirewall};
+use crate::sandbox::Namespaces;
+use crate::worker::{Reaper, Worker};
+
+/// A sandbox that is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The namespace's file; none for the host's own namespace.
+    pub netns: Option<PathBuf>,
+    /// One for each endpoint, in the order of the specification.
+    pub attachments: Vec<Attachment>,
+}
+
+/// What [`Networks::reconcile`] found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// What was missing or different and is restored, one line each.
+    pub restored: Vec<String>,
+    /// What nobody wants any more and is removed, one line each.
+    pub removed: Vec<String>,
+    /// What could not be restored and why, one line each.
+    pub failed: Vec<String>,
+    /// Sandboxes whose namespace is gone: their containers can't have a
+    /// network before they are started again.
+    pub lost: Vec<SandboxId>,
+}
+
+/// All networks and sandboxes of an instance. Cheap to clone.
+#[derive(Clone)]
+pub struct Networks {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Networks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Networks").field("state", &self.inner.state).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    /// Read by what concerns one sandbox, written by what looks at all.
+    whole: RwLock<()>,
+    /// Held for a moment at a time, never across a wait.
+    state: Mutex<State>,
+    bridge: Box<dyn Driver>,
+    linkless: Box<dyn Driver>,
+    firewall: Box<dyn Firewall>,
+    namespaces: Namespaces,
+    reaper: Reaper,
+}
+
+/// What is set up, as far as this process knows.
+#[derive(Debug, Default)]
+struct State {
+    networks: HashMap<NetworkId, Arc<NetworkSpec>>,
+    sandboxes: HashMap<SandboxId, Joined>,
+}
+
+/// A sandbox that is set up, with what it came from.
+#[derive(Debug, Clone)]
+struct Joined {
+    spec: SandboxSpec,
+    sandbox: Sandbox,
+    forwards: Vec<Forward>,
+}
+
+impl Networks {
+    /// Brings the configured networks up: bridges, addresses, the nftables
+    /// table, kernel parameters. Repeatable: what exists is taken over, and
+    /// published ports that an earlier run left keep working until
+    /// [`Networks::reconcile`] says what they shall be.
+    ///
+    /// `config.networks` has to name every network that exists, the users'
+    /// among them: rules of others are not kept.
+    ///
+    /// # Errors
+    /// [`NetError`]; what was made until then stays, a repetition takes it over.
+    pub async fn open(config: NetConfig) -> Result<Self, NetError> {
+        let worker = Worker::start()?;
+        let reaper = Reaper::start(dead_group(&config.instance))?;
+        let firewall = NftFirewall::new(config.instance.clone(), worker.clone(), reaper.clone());
+        let bridge = Bridge::new(config.instance.clone(), worker, reaper.clone());
+        Self::open_with(config, reaper, Box::new(bridge), Box::new(firewall)).await
+    }
+
+    /// As [`Networks::open`], with the seams given.
+    async fn open_with(
+        config: NetConfig,
+        reaper: Reaper,
+        bridge: Box<dyn Driver>,
+        firewall: Box<dyn Firewall>,
+    ) -> Result<Self, NetError> {
+        let dir = config.exec_root.join("netns");
+        let namespaces = Namespaces::open(dir, config.namespaces_ahead)?;
+        let inner = Inner {
+            whole: RwLock::default(),
+            state: Mutex::default(),
+            bridge,
+            linkless: Box::new(Linkless),
+            firewall,
+            namespaces,
+            reaper,
+        };
+        if config.ip_forward {
+            sysctl::write("net.ipv4.ip_forward", "1")?;
+        }
+        for network in &config.networks {
+            plan::check_network(&inner.state(), network)?;
+            inner.driver(network).create_network(network).await?;
+            inner.state().networks.insert(network.id.clone(), Arc::new(network.clone()));
+        }
+        let rules = config.networks.iter().filter_map(plan::network_rules).collect();
+        inner.firewall.adopt(rules).await?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Creates a network. Success when the same one exists.
+    ///
+    /// # Errors
+    /// [`NetError::InvalidNetwork`], [`NetError::InUse`], or the kernel's.
+    pub async fn create_network(&self, network: NetworkSpec) -> Result<(), NetError> {
+        self.detached(|inner| async move {
+            let _alone = inner.whole.write().await;
+            plan::check_network(&inner.state(), &network)?;
+            inner.create_network(&network).await?;
+            inner.state().networks.insert(network.id.clone(), Arc::new(network));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a network. Success when there is none.
+    ///
+    /// # Errors
+    /// [`NetError::ActiveEndpoints`], or the kernel's.
+    pub async fn delete_network(&self, network: &NetworkId) -> Result<(), NetError> {
+        let network = network.clone();
+        self.detached(|inner| async move {
+            let _alone = inner.whole.write().await;
+            let spec = inner.state().networks.get(&network).cloned();
+            let Some(spec) = spec else { return Ok(()) };
+            let count = inner.state().endpoints_of(&network);
+            if count > 0 {
+                return Err(NetError::ActiveEndpoints { network: spec.name.clone(), count });
+            }
+            let rules = inner.firewall.remove_network(&network).await;
+            let links = inner.driver(&spec).delete_network(&network).await;
+            rules.and(links)?;
+            inner.state().networks.remove(&network);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The network with this id.
+    #[must_use]
+    pub fn network(&self, network: &NetworkId) -> Option<NetworkSpec> {
+        self.inner.state().networks.get(network).map(|n| (**n).clone())
+    }
+
+    /// The sandbox as it is set up.
+    #[must_use]
+    pub fn sandbox(&self, sandbox: &SandboxId) -> Option<Sandbox> {
+        self.inner.state().sandboxes.get(sandbox).map(|j| j.sandbox.clone())
+    }
+
+    /// Makes a sandbox: namespace, interfaces, routes, published ports. What
+    /// an interrupted attempt left is replaced. On failure nothing is left.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub async fn join(&self, spec: SandboxSpec) -> Result<Sandbox, NetError> {
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.join(spec).await
+        })
+        .await
+    }
+
+    /// Takes a sandbox away. Its ports and addresses are out of use on
+    /// return; what the kernel is slow to remove goes on in the background.
+    /// Success when there is none.
+    ///
+    /// # Errors
+    /// [`NetError`], after everything was tried.
+    pub async fn leave(&self, sandbox: &SandboxId) -> Result<(), NetError> {
+        let sandbox = sandbox.clone();
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.leave(&sandbox).await
+        })
+        .await
+    }
+
+    /// Connects a sandbox to one more network.
+    ///
+    /// # Errors
+    /// [`NetError::NoSandbox`] and as [`Networks::join`].
+    pub async fn connect(
+        &self,
+        sandbox: &SandboxId,
+        endpoint: EndpointSpec,
+    ) -> Result<Attachment, NetError> {
+        let sandbox = sandbox.clone();
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.connect(&sandbox, endpoint).await
+        })
+        .await
+    }
+
+    /// Takes one endpoint of a sandbox away. Success when it has none such.
+    ///
+    /// # Errors
+    /// As [`Networks::leave`].
+    pub async fn disconnect(
+        &self,
+        sandbox: &SandboxId,
+        endpoint: &EndpointId,
+    ) -> Result<(), NetError> {
+        let (sandbox, endpoint) = (sandbox.clone(), endpoint.clone());
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.disconnect(&sandbox, &endpoint).await
+        })
+        .await
+    }
+
+    /// Compares the kernel with `desired`: adopts what is right, restores
+    /// what is missing, removes what is left over. Called once after
+    /// [`Networks::open`], before the first [`Networks::join`]; repeatable.
+    ///
+    /// # Errors
+    /// Only when nothing could be compared at all; single failures are in
+    /// [`Repairs::failed`].
+    pub async fn reconcile(&self, desired: &[SandboxSpec]) -> Result<Repairs, NetError> {
+        let desired = desired.to_vec();
+        self.detached(|inner| async move {
+            let _alone = inner.whole.write().await;
+            inner.reconcile(desired).await
+        })
+        .await
+    }
+
+    /// Waits until the background work that was begun is done: links and
+    /// namespaces that are out of use are gone from the kernel.
+    pub async fn settle(&self) {
+        self.inner.reaper.flush().await;
+    }
+
+    /// Runs an operation on a task of its own, so that a caller that goes
+    /// away does not leave it half done.
+    async fn detached<T, F>(&self, operation: impl FnOnce(Arc<Inner>) -> F) -> Result<T, NetError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, NetError>> + Send + 'static,
+    {
+        let task = tokio::spawn(operation(Arc::clone(&self.inner)));
+        match task.await {
+            Ok(result) => result,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(NetError::Stopped),
+            },
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn driver(&self, network: &NetworkSpec) -> &dyn Driver {
+        match network.driver {
+            DriverConfig::Bridge(_) => self.bridge.as_ref(),
+            DriverConfig::Host | DriverConfig::None => self.linkless.as_ref(),
+        }
+    }
+
+    /// Links first, then rules; without rules there is no network.
+    async fn create_network(&self, network: &NetworkSpec) -> Result<(), NetError> {
+        self.driver(network).create_network(network).await?;
+        if let Some(rules) = plan::network_rules(network)
+            && let Err(e) = self.firewall.add_network(rules).await
+        {
+            if let Err(also) = self.driver(network).delete_network(&network.id).await {
+                tracing::warn!(network = network.name, error = %also, "failed to remove a network that could not be completed");
+            }
+            return Err(e);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn endpoints_of(&self, network: &NetworkId) -> usize {
+        let endpoints = self.sandboxes.values().flat_map(|j| &j.spec.endpoints);
+        endpoints.filter(|e| e.network == *network).count()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Comparing the kernel with what shall be, and closing the difference.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sampan_types::SandboxId;
+
+use super::sandbox::host_attachment;
+use super::{Inner, Joined, Repairs, Sandbox, plan};
+use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
+use crate::driver::{AttachRequest, Namespace, Observed};
+use crate::error::NetError;
+use crate::firewall::Policy;
+
+impl Inner {
+    pub(super) async fn reconcile(&self, desired: Vec<SandboxSpec>) -> Result<Repairs, NetError> {
+        let mut repairs = Repairs::default();
+        self.restore_networks(&mut repairs).await;
+        let observed = self.bridge.observe().await?;
+        let mut sandboxes = HashMap::new();
+        for spec in desired {
+            let sandbox = spec.sandbox.clone();
+            match self.restore_sandbox(spec, &observed, &mut repairs).await {
+                Some(joined) => drop(sandboxes.insert(sandbox, joined)),
+                None => repairs.lost.push(sandbox),
+            }
+        }
+        let networks: Vec<Arc<NetworkSpec>> = self.state().networks.values().cloned().collect();
+        let policy = Policy {
+            networks: networks.iter().filter_map(|n| plan::network_rules(n)).collect(),
+            forwards: sandboxes.values().flat_map(|j: &Joined| j.forwards.clone()).collect(),
+        };
+        match self.firewall.restore(policy).await {
+            Ok(true) => repairs.restored.push("rules and published ports".to_owned()),
+            Ok(false) => {}
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
+        self.remove_orphans(&sandboxes, observed, &mut repairs).await;
+        self.state().sandboxes = sandboxes;
+        Ok(repairs)
+    }
+
+    async fn restore_networks(&self, repairs: &mut Repairs) {
+        let networks: Vec<Arc<NetworkSpec>> = self.state().networks.values().cloned().collect();
+        for network in networks {
+            match self.driver(&network).create_network(&network).await {
+                Ok(missing) => repairs.restored.extend(missing),
+                Err(e) => repairs.failed.push(e.to_string()),
+            }
+        }
+    }
+
+    /// Completes a sandbox. None when its namespace is gone.
+    async fn restore_sandbox(
+        &self,
+        spec: SandboxSpec,
+        observed: &Observed,
+        repairs: &mut Repairs,
+    ) -> Option<Joined> {
+        let path = self.namespaces.path(&spec.sandbox);
+        let networks: Vec<(EndpointSpec, Arc<NetworkSpec>)> = {
+            let state = self.state();
+            let find = |endpoint: &EndpointSpec| match plan::check_endpoint(&state, endpoint) {
+                Ok(network) => Some((endpoint.clone(), network)),
+                Err(e) => {
+                    repairs.failed.push(format!("sandbox {}: {e}", spec.sandbox.short()));
+                    None
+                }
+            };
+            spec.endpoints.iter().filter_map(find).collect()
+        };
+        let on_host = {
+            let list: Vec<_> = networks.iter().map(|(_, n)| Arc::clone(n)).collect();
+            plan::on_host(&list)
+        };
+        if on_host {
+            let attachments = spec.endpoints.iter().map(host_attachment).collect();
+            let sandbox = Sandbox { netns: None, attachments };
+            return Some(Joined { spec, sandbox, forwards: Vec::new() });
+        }
+        let namespace = match Namespace::open(&path) {
+            Ok(namespace) => Arc::new(namespace),
+            Err(e) => {
+                tracing::warn!(sandbox = %spec.sandbox, error = %e, "a sandbox lost its namespace");
+                return None;
+            }
+        };
+        let attached =
+            self.restore_endpoints(&spec.sandbox, networks, &namespace, observed, repairs).await;
+        let forwards = plan::forwards(&spec, &attached);
+        let attachments = attached.into_iter().map(|(_, attachment)| attachment).collect();
+        let sandbox = Sandbox { netns: Some(path), attachments };
+        Some(Joined { spec, sandbox, forwards })
+    }
+
+    async fn restore_endpoints(
+        &self,
+        sandbox: &SandboxId,
+        networks: Vec<(EndpointSpec, Arc<NetworkSpec>)>,
+        namespace: &Arc<Namespace>,
+        observed: &Observed,
+        repairs: &mut Repairs,
+    ) -> Vec<(Arc<NetworkSpec>, Attachment)> {
+        let mut attached = Vec::with_capacity(networks.len());
+        let mut default_route = true;
+        for (endpoint, network) in networks {
+            let id = endpoint.endpoint.clone();
+            let found = observed
+                .endpoints
+                .iter()
+                .find(|o| o.sandbox == *sandbox && o.endpoint == id)
+                .cloned();
+            let request = AttachRequest {
+                sandbox: sandbox.clone(),
+                endpoint,
+                network: Arc::clone(&network),
+                namespace: Arc::clone(namespace),
+                interface: None,
+                default_route: default_route && plan::leads_out(&network),
+            };
+            default_route &= !plan::leads_out(&network);
+            match self.driver(&network).restore(request, found).await {
+                Ok((attachment, missing)) => {
+                    if missing {
+                        let (sandbox, network) = (sandbox.short(), &network.name);
+                        repairs
+                            .restored
+                            .push(format!("endpoint of sandbox {sandbox} on network {network}"));
+                    }
+                    attached.push((network, attachment));
+                }
+                Err(e) => repairs.failed.push(e.to_string()),
+            }
+        }
+        attached
+    }
+
+    /// Removes what bears this instance's mark and is wanted no more.
+    async fn remove_orphans(
+        &self,
+        sandboxes: &HashMap<SandboxId, Joined>,
+        observed: Observed,
+        repairs: &mut Repairs,
+    ) {
+        for orphan in observed.endpoints {
+            let wanted = sandboxes
+                .get(&orphan.sandbox)
+                .is_some_and(|j| j.spec.endpoints.iter().any(|e| e.endpoint == orphan.endpoint));
+            if wanted {
+                continue;
+            }
+            let line = format!("link {}", orphan.host_interface);
+            match self.bridge.detach(&orphan.host_interface, false).await {
+                Ok(()) => repairs.removed.push(line),
+                Err(e) => repairs.failed.push(e.to_string()),
+            }
+        }
+        let known: HashSet<_> = self.state().networks.keys().cloned().collect();
+        for network in observed.networks.into_iter().filter(|n| !known.contains(n)) {
+            match self.bridge.delete_network(&network).await {
+                Ok(()) => repairs.removed.push(format!("bridge of network {}", network.short())),
+                Err(e) => repairs.failed.push(e.to_string()),
+            }
+        }
+        match self.namespaces.names() {
+            Ok(names) => {
+                for (path, sandbox) in names {
+                    if sandbox.is_none_or(|s| !sandboxes.contains_key(&s)) {
+                        repairs.removed.push(format!("namespace {}", path.display()));
+                        self.reaper.namespace(path);
+                    }
+                }
+            }
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
+    }
+}

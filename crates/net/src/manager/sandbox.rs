@@ -1,0 +1,288 @@
+//! Setting one sandbox up and taking it away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sampan_sys::netlink::{Route, RouteEntry, add_route};
+use sampan_sys::sysctl;
+use sampan_types::{EndpointId, SandboxId};
+
+use super::{Inner, Joined, Sandbox, plan};
+use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
+use crate::driver::{AttachRequest, Namespace};
+use crate::error::NetError;
+
+/// An attachment with its network.
+type Attached = (Arc<NetworkSpec>, Attachment);
+
+impl Inner {
+    pub(super) async fn join(&self, spec: SandboxSpec) -> Result<Sandbox, NetError> {
+        let networks = plan::check_sandbox(&self.state(), &spec)?;
+        if self.state().sandboxes.contains_key(&spec.sandbox) {
+            self.leave(&spec.sandbox).await?;
+        }
+        let mut attached = Vec::with_capacity(networks.len());
+        let made = self.make(&spec, &networks, &mut attached).await;
+        let netns = match made {
+            Ok(netns) => netns,
+            Err(e) => {
+                self.undo(&spec.sandbox, &attached).await;
+                return Err(e);
+            }
+        };
+        let forwards = plan::forwards(&spec, &attached);
+        if let Err(e) = self.firewall.add_forwards(forwards.clone()).await {
+            self.undo(&spec.sandbox, &attached).await;
+            return Err(e);
+        }
+        let attachments = attached.into_iter().map(|(_, attachment)| attachment).collect();
+        let sandbox = Sandbox { netns, attachments };
+        let joined = Joined { sandbox: sandbox.clone(), forwards, spec };
+        self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
+        Ok(sandbox)
+    }
+
+    /// Namespace, endpoints and kernel parameters. What is attached is in
+    /// `attached` also after a failure.
+    async fn make(
+        &self,
+        spec: &SandboxSpec,
+        networks: &[Arc<NetworkSpec>],
+        attached: &mut Vec<Attached>,
+    ) -> Result<Option<std::path::PathBuf>, NetError> {
+        if plan::on_host(networks) {
+            for (endpoint, network) in spec.endpoints.iter().zip(networks) {
+                attached.push((Arc::clone(network), host_attachment(endpoint)));
+            }
+            return Ok(None);
+        }
+        let namespace = Arc::new(self.namespaces.take().await?);
+        if self.namespaces.path(&spec.sandbox).exists() {
+            // Of an earlier sandbox with this id, perhaps on its way out.
+            self.reaper.flush().await;
+        }
+        let path = self.namespaces.name(&namespace, &spec.sandbox)?;
+        let mut default_route = true;
+        for (number, (endpoint, network)) in spec.endpoints.iter().zip(networks).enumerate() {
+            let request = AttachRequest {
+                sandbox: spec.sandbox.clone(),
+                endpoint: endpoint.clone(),
+                network: Arc::clone(network),
+                namespace: Arc::clone(&namespace),
+                interface: Some(format!("eth{number}")),
+                default_route: default_route && plan::leads_out(network),
+            };
+            default_route &= !plan::leads_out(network);
+            let attachment = self.driver(network).attach(request).await?;
+            attached.push((Arc::clone(network), attachment));
+        }
+        set_sysctls(&namespace, &spec.sysctls).await?;
+        Ok(Some(path))
+    }
+
+    /// Takes away what a failed attempt made. Failures are reported, and left
+    /// to the next reconciliation.
+    async fn undo(&self, sandbox: &SandboxId, attached: &[Attached]) {
+        for (network, attachment) in attached {
+            if let Err(e) = self.detach(network, attachment, false).await {
+                tracing::warn!(%sandbox, error = %e, "failed to take an endpoint back");
+            }
+        }
+        self.reaper.namespace(self.namespaces.path(sandbox));
+    }
+
+    async fn detach(
+        &self,
+        network: &NetworkSpec,
+        attachment: &Attachment,
+        wait: bool,
+    ) -> Result<(), NetError> {
+        match &attachment.host_interface {
+            Some(interface) => self.driver(network).detach(interface, wait).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn leave(&self, sandbox: &SandboxId) -> Result<(), NetError> {
+        let joined = self.state().sandboxes.remove(sandbox);
+        let Some(joined) = joined else {
+            let path = self.namespaces.path(sandbox);
+            if path.exists() {
+                self.reaper.namespace(path);
+            }
+            return Ok(());
+        };
+        let mut result = self.firewall.remove_forwards(joined.forwards).await;
+        for attachment in &joined.sandbox.attachments {
+            let network = self.state().networks.get(&attachment.network).cloned();
+            let detached = match network {
+                Some(network) => self.detach(&network, attachment, false).await,
+                // Its links went with it.
+                None => Ok(()),
+            };
+            result = result.and(detached);
+        }
+        if joined.sandbox.netns.is_some() {
+            self.reaper.namespace(self.namespaces.path(sandbox));
+        }
+        result
+    }
+
+    pub(super) async fn connect(
+        &self,
+        sandbox: &SandboxId,
+        endpoint: EndpointSpec,
+    ) -> Result<Attachment, NetError> {
+        let (joined, network, attached) = {
+            let state = self.state();
+            let joined = state.sandboxes.get(sandbox).cloned();
+            let joined = joined.ok_or_else(|| NetError::NoSandbox(sandbox.clone()))?;
+            let network = plan::check_endpoint(&state, &endpoint)?;
+            let attached = attached(&state, &joined);
+            (joined, network, attached)
+        };
+        if let Some(known) =
+            joined.sandbox.attachments.iter().find(|a| a.endpoint == endpoint.endpoint)
+        {
+            return Ok(known.clone());
+        }
+        let Some(path) = &joined.sandbox.netns else {
+            return Err(NetError::NotSupported {
+                what: "a connection to a network beside the host's".to_owned(),
+            });
+        };
+        let request = AttachRequest {
+            sandbox: sandbox.clone(),
+            endpoint: endpoint.clone(),
+            network: Arc::clone(&network),
+            namespace: Arc::new(Namespace::open(path)?),
+            interface: None,
+            default_route: plan::leads_out(&network)
+                && !attached.iter().any(|(n, _)| plan::leads_out(n)),
+        };
+        let attachment = self.driver(&network).attach(request).await?;
+        let mut after = joined;
+        after.spec.endpoints.push(endpoint);
+        after.sandbox.attachments.push(attachment.clone());
+        let mut attached = attached;
+        attached.push((Arc::clone(&network), attachment.clone()));
+        if let Err(e) = self.repoint(after, &attached).await {
+            if let Err(also) = self.detach(&network, &attachment, true).await {
+                tracing::warn!(%sandbox, error = %also, "failed to take an endpoint back");
+            }
+            return Err(e);
+        }
+        Ok(attachment)
+    }
+
+    pub(super) async fn disconnect(
+        &self,
+        sandbox: &SandboxId,
+        endpoint: &EndpointId,
+    ) -> Result<(), NetError> {
+        let Some(mut joined) = self.state().sandboxes.get(sandbox).cloned() else { return Ok(()) };
+        let attachments = &mut joined.sandbox.attachments;
+        let Some(at) = attachments.iter().position(|a| a.endpoint == *endpoint) else {
+            return Ok(());
+        };
+        let attachment = attachments.remove(at);
+        joined.spec.endpoints.retain(|e| e.endpoint != *endpoint);
+        let netns = joined.sandbox.netns.clone();
+        let (network, attached) = {
+            let state = self.state();
+            (state.networks.get(&attachment.network).cloned(), attached(&state, &joined))
+        };
+        self.repoint(joined, &attached).await?;
+        if let Some(network) = &network {
+            self.detach(network, &attachment, true).await?;
+        }
+        match netns {
+            Some(path) => reroute(&Namespace::open(&path)?, &attached),
+            None => Ok(()),
+        }
+    }
+
+    /// Leads a sandbox's published ports to where they belong now, and
+    /// records the sandbox.
+    async fn repoint(&self, mut joined: Joined, attached: &[Attached]) -> Result<(), NetError> {
+        let wanted = plan::forwards(&joined.spec, attached);
+        if wanted != joined.forwards {
+            self.firewall.remove_forwards(std::mem::take(&mut joined.forwards)).await?;
+            self.firewall.add_forwards(wanted.clone()).await?;
+            joined.forwards = wanted;
+        }
+        self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
+        Ok(())
+    }
+}
+
+fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
+    let attachments = joined.sandbox.attachments.iter();
+    attachments
+        .filter_map(|a| Some((Arc::clone(state.networks.get(&a.network)?), a.clone())))
+        .collect()
+}
+
+pub(super) fn host_attachment(endpoint: &EndpointSpec) -> Attachment {
+    Attachment {
+        endpoint: endpoint.endpoint.clone(),
+        network: endpoint.network.clone(),
+        interface: None,
+        host_interface: None,
+        mac: None,
+        addresses: Vec::new(),
+        gateways: Vec::new(),
+        mtu: 0,
+    }
+}
+
+/// After the endpoint with the default route left, the first of the others
+/// that leads out takes it over.
+fn reroute(namespace: &Namespace, attached: &[Attached]) -> Result<(), NetError> {
+    let first = attached.iter().find(|(network, _)| plan::leads_out(network));
+    let Some((network, attachment)) = first else { return Ok(()) };
+    let failed = || NetError::kernel(format!("set the default route by network {}", network.name));
+    let mut route = namespace.route();
+    let Some(name) = &attachment.interface else { return Ok(()) };
+    let Some(link) = route.link(name).map_err(failed())? else { return Ok(()) };
+    for gateway in &attachment.gateways {
+        let has = has_default(&mut route, *gateway).map_err(failed())?;
+        let entry = RouteEntry { destination: None, gateway: Some(*gateway), link: link.index };
+        if let Some(request) = add_route(&entry).filter(|_| !has) {
+            route.run(vec![request.present_ok()]).map_err(failed())?;
+        }
+    }
+    Ok(())
+}
+
+fn has_default(
+    route: &mut Route,
+    like: std::net::IpAddr,
+) -> Result<bool, sampan_sys::netlink::NetlinkError> {
+    Ok(route.routes(like)?.iter().any(|r| r.destination.is_none()))
+}
+
+/// Kernel parameters are of the namespace of the thread that writes them.
+async fn set_sysctls(
+    namespace: &Arc<Namespace>,
+    sysctls: &BTreeMap<String, String>,
+) -> Result<(), NetError> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let (namespace, sysctls) = (Arc::clone(namespace), sysctls.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        namespace.netns().run(|| {
+            sysctls.iter().try_for_each(|(name, value)| sysctl::write(name, value).map(|_| ()))
+        })
+    });
+    match written.await {
+        Ok(Ok(result)) => Ok(result?),
+        Ok(Err(source)) => Err(NetError::Namespace {
+            operation: "enter a namespace made below",
+            path: "/proc/self/ns".into(),
+            source,
+        }),
+        Err(_) => Err(NetError::Stopped),
+    }
+}
