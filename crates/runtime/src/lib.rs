@@ -26,7 +26,6 @@ pub mod shim;
 pub mod signal;
 pub mod spec;
 pub mod user;
-mod watch;
 
 pub use client::{
     AttachOptions, AttachStream, CreateRequest, ExecProcess, ExecRequest, ExitStatus, IoConfig,

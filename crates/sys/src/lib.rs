@@ -21,4 +21,5 @@ pub mod port;
 pub mod process;
 pub mod signal;
 pub mod sysctl;
+pub mod watch;
 pub mod xattr;

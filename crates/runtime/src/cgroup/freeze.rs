@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::inotify::AddWatchFlags;
+use sampan_sys::watch::{AddWatchFlags, Watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::files::{io_error, keyed, parse_keyed, read, write};
 use super::{Cgroup, CgroupError};
-use crate::watch::Watch;
 
 /// A process in an uninterruptible call freezes only after it.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use nix::sys::inotify::AddWatchFlags;
+use sampan_sys::watch::{AddWatchFlags, Watch};
 use sampan_types::{ErrorKind, Kind, Timestamp};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,6 @@ use tokio::sync::{mpsc, watch};
 use super::rotate::rotated;
 use super::scan::{Format, LogFile, Wanted};
 use super::{LogSetup, StdStream};
-use crate::watch::Watch;
 
 /// Records on their way to the reader.
 const QUEUE: usize = 256;

@@ -35,7 +35,7 @@ fn query(setup: &LogSetup) -> LogQuery {
 
 /// Record `n` has the time `n` seconds; every third is standard error.
 fn put(sink: &mut dyn LogSink, n: usize) {
-    let stream = if n % 3 == 0 { StdStream::Stderr } else { StdStream::Stdout };
+    let stream = if n.is_multiple_of(3) { StdStream::Stderr } else { StdStream::Stdout };
     let time = Timestamp::from_nanos(i64::try_from(n).unwrap() * 1_000_000_000);
     let line = format!("line {n}");
     sink.write(&Record { stream, time, line: line.as_bytes(), partial: false }).unwrap();

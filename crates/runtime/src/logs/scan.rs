@@ -76,13 +76,13 @@ pub(super) struct LogFile {
 
 enum Input {
     Plain(File),
-    Compressed(MultiGzDecoder<File>),
+    Compressed(Box<MultiGzDecoder<File>>),
 }
 
 impl LogFile {
     pub fn new(file: File, compressed: bool, format: Format) -> Self {
         let input = if compressed {
-            Input::Compressed(MultiGzDecoder::new(file))
+            Input::Compressed(Box::new(MultiGzDecoder::new(file)))
         } else {
             Input::Plain(file)
         };
@@ -265,7 +265,7 @@ impl LogFile {
             Input::Compressed(decoder) => {
                 let mut file = decoder.get_ref().try_clone()?;
                 file.seek(SeekFrom::Start(0))?;
-                *decoder = MultiGzDecoder::new(file);
+                **decoder = MultiGzDecoder::new(file);
             }
         }
         self.restart_at(0);

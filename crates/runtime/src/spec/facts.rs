@@ -192,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stdout)]
     fn this_machine_has_facts() {
         let Ok(host) = CgroupHost::detect() else {
             println!("skipped: no cgroups are mounted here");

@@ -44,9 +44,10 @@ pub(super) fn build(
     let own_sys_cgroup = own.iter().any(|m| m.destination() == Path::new("/sys/fs/cgroup"));
     all.retain(|m| {
         let at = m.destination();
-        !own.iter().any(|o| o.destination() == at)
-            && !(own_dev && at.starts_with("/dev"))
-            && !(own_sys_cgroup && at.starts_with("/sys/fs/cgroup"))
+        let replaced = own.iter().any(|o| o.destination() == at);
+        let below_own = (own_dev && at.starts_with("/dev"))
+            || (own_sys_cgroup && at.starts_with("/sys/fs/cgroup"));
+        !replaced && !below_own
     });
     if input.host.readonly_rootfs.unwrap_or(false) {
         all.iter_mut().for_each(make_read_only);

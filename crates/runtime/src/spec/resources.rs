@@ -167,7 +167,8 @@ fn cpuset(
 ) -> Result<(), SpecError> {
     let cpus = host.cpuset_cpus.as_deref().unwrap_or_default();
     let mems = host.cpuset_mems.as_deref().unwrap_or_default();
-    if !(cpus.is_empty() && mems.is_empty()) && !facts.cgroup.cpuset {
+    let asked = !cpus.is_empty() || !mems.is_empty();
+    if asked && !facts.cgroup.cpuset {
         warnings.push(missing("cpuset", "Cpuset discarded."));
     }
     for (text, available, kind, what) in [

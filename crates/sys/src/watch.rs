@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::inotify::{InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 
+pub use nix::sys::inotify::AddWatchFlags;
+
 /// A set of watched files and directories.
-pub(crate) struct Watch(AsyncFd<Descriptor>);
+pub struct Watch(AsyncFd<Descriptor>);
 
 struct Descriptor(Inotify);
 
@@ -21,18 +23,29 @@ impl AsRawFd for Descriptor {
 
 impl Watch {
     /// An empty set. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of inotify_init1(2).
     pub fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        AsyncFd::new(Descriptor(inotify)).map(Self)
+        // SAFETY: the descriptor is owned by `inotify`, which keeps the same one
+        // for its life and is owned by the `AsyncFd` in turn.
+        unsafe { AsyncFd::register(Descriptor(inotify)) }.map(Self).map_err(io::Error::from)
     }
 
     /// Adds a path; adding it again changes what is reported.
-    pub fn add(&self, path: &Path, events: AddWatchFlags) -> io::Result<WatchDescriptor> {
-        Ok(self.0.get_ref().0.add_watch(path, events)?)
+    ///
+    /// # Errors
+    /// Those of inotify_add_watch(2).
+    pub fn add(&self, path: &Path, events: AddWatchFlags) -> io::Result<()> {
+        Ok(self.0.get_ref().0.add_watch(path, events).map(drop)?)
     }
 
     /// Waits until something was reported since the last call; what it was
     /// does not matter, the caller looks for itself. Cancel-safe.
+    ///
+    /// # Errors
+    /// Those of read(2).
     pub async fn changed(&self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -51,5 +64,20 @@ impl Watch {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_are_awaited() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Watch::new().unwrap();
+        watch.add(dir.path(), AddWatchFlags::IN_CREATE).unwrap();
+        std::fs::write(dir.path().join("x"), "").unwrap();
+        watch.changed().await.unwrap();
+        assert!(watch.add(&dir.path().join("none"), AddWatchFlags::IN_CREATE).is_err());
     }
 }
