@@ -89,6 +89,10 @@ impl ConfigFile {
     /// # Errors
     /// [`ImageError::Broken`] when it is not one.
     pub fn parse(blob: &[u8]) -> Result<Self, ImageError> {
+        // A list would be read as the fields in their order.
+        if !blob.trim_ascii_start().starts_with(b"{") {
+            return Err(ImageError::Broken("image configuration: it is no JSON object".into()));
+        }
         let config: Self = serde_json::from_slice(blob)
             .map_err(|e| ImageError::Broken(format!("image configuration: {e}")))?;
         if config.rootfs.kind != "layers" {

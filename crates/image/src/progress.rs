@@ -101,11 +101,8 @@ impl Progress {
             return Some(format!("{:>8}", human_size(current)));
         };
         let filled = usize::try_from(current.saturating_mul(50) / total).unwrap_or(50);
-        let mut bar = "=".repeat(filled);
-        if filled < 50 {
-            bar.push('>');
-        }
-        Some(format!("[{bar:<50}] {:>8}/{}", human_size(current), human_size(total)))
+        let (done, rest) = ("=".repeat(filled), " ".repeat(50 - filled));
+        Some(format!("[{done}>{rest}] {:>8}/{}", human_size(current), human_size(total)))
     }
 }
 

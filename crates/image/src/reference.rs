@@ -91,13 +91,16 @@ impl Reference {
     /// The name as users write it: `busybox`, `user/app`, `localhost:5000/app`.
     #[must_use]
     pub fn familiar_name(&self) -> String {
-        if self.domain != DEFAULT_DOMAIN {
+        let short = match self.path.strip_prefix(OFFICIAL) {
+            Some(rest) if !rest.contains('/') => rest,
+            _ => &self.path,
+        };
+        let host = short.split_once('/').is_some_and(|(first, _)| is_explicit_domain(first));
+        // Not when it would be read as another registry's, or as an id.
+        if self.domain != DEFAULT_DOMAIN || host || is_identifier(short) {
             return self.name();
         }
-        match self.path.strip_prefix(OFFICIAL) {
-            Some(rest) if !rest.contains('/') => rest.to_owned(),
-            _ => self.path.clone(),
-        }
+        short.to_owned()
     }
 
     /// The reference as users write it: `busybox:1.36`, `app@sha256:…`.
@@ -168,7 +171,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        if is_identifier(text) {
             return Err(ReferenceError::Identifier(text.to_owned()));
         }
         if text.is_empty() {
@@ -232,6 +235,11 @@ fn is_explicit_domain(first: &str) -> bool {
     first == "localhost"
         || first.contains(['.', ':'])
         || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// Whether it has the form of an image's id.
+fn is_identifier(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Host name, IPv4 or bracketed IPv6 address, with an optional port.
@@ -396,6 +404,9 @@ mod tests {
             tag in "(|:[A-Za-z0-9_][A-Za-z0-9_.-]{0,12})",
             digest in any::<bool>(),
         ) {
+            // A first part with a dot is a registry.
+            let first = path.split('/').next().unwrap_or_default();
+            prop_assume!(!domain.is_empty() || !path.contains('/') || !first.contains('.'));
             let digest = if digest { format!("@{}", Digest::of(path.as_bytes())) } else { String::new() };
             let reference = parse(&format!("{domain}{path}{tag}{digest}"));
             prop_assert_eq!(&parse(&reference.to_string()), &reference);

@@ -69,8 +69,16 @@ where
     T: Send + 'static,
     F: FnOnce(Box<dyn Read + Send>) -> Result<T, ImageError> + Send + 'static,
 {
-    let bridge = SyncIoBridge::new(input);
-    blocking(move || work(Box::new(io::BufReader::with_capacity(CHUNK, bridge)))).await
+    let input = blocking_reader(input);
+    blocking(move || work(input)).await
+}
+
+/// A view of `input` that blocks; for blocking threads only.
+pub(crate) fn blocking_reader<R>(input: R) -> Box<dyn Read + Send>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    Box::new(io::BufReader::with_capacity(CHUNK, SyncIoBridge::new(input)))
 }
 
 /// Runs `work` on a blocking thread.

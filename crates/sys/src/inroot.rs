@@ -36,12 +36,7 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// Those of openat2(2).
-pub fn open_in_root(
-    root: impl AsFd,
-    path: &Path,
-    flags: OFlag,
-    mode: Mode,
-) -> io::Result<OwnedFd> {
+pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
     let mut resolve = ResolveFlag::RESOLVE_IN_ROOT;
     resolve |= ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };

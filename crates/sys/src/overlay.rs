@@ -168,16 +168,14 @@ fn configure(
         .map_or((std::ptr::null(), std::ptr::null()), |(k, v)| (k.as_ptr(), v.as_ptr()));
     // SAFETY: both pointers are null or lead to strings that end in NUL and
     // live until the call returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn attach(context: &OwnedFd, target: &Path) -> io::Result<()> {
     // SAFETY: plain numbers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
+    let fd = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
     let mount = descriptor(fd).map_err(|e| explain(context, e))?;
     let target = CString::new(target.as_os_str().as_bytes())?;
     // SAFETY: both paths end in NUL.

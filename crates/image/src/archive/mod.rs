@@ -8,14 +8,25 @@
 //! - The root is given as an open directory, so that it can be
 //!   `/proc/<pid>/root` as well as a mounted snapshot.
 
+mod copy;
+mod place;
+
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use sampan_sys::inroot;
 use sampan_types::{ErrorKind, Kind, Timestamp};
 use thiserror::Error;
 use tokio::io::AsyncRead;
 
+use place::Place;
+
+use crate::stream::{blocking_reader, produce};
+use crate::tarball::{Policy, TarReader, TreeWriter, decompress, unpack};
 use crate::{ByteStream, Limits};
 
 /// Why an archive, or a path in a container, was refused.
@@ -32,6 +43,9 @@ pub enum ArchiveError {
     /// A directory was needed, by the path's form or the operation.
     #[error("{0}: not a directory")]
     NotADirectory(String),
+    /// The path to unpack at is not a directory.
+    #[error("extraction point is not a directory")]
+    ExtractionPoint,
     /// A directory would replace a file, or a file a directory.
     #[error("cannot overwrite {existing} {path:?} with {new}")]
     Overwrite {
@@ -75,6 +89,15 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Names the container in the error, which this crate doesn't know.
+    #[must_use]
+    pub fn in_container(self, name: &str) -> Self {
+        match self {
+            Self::NoSuchFile { path, .. } => Self::NoSuchFile { path, container: name.to_owned() },
+            other => other,
+        }
+    }
+
     /// An I/O failure; one that carries an error of this type is that error,
     /// and a full disk is told apart.
     pub(crate) fn from_io(operation: &'static str, path: &str, error: io::Error) -> Self {
@@ -96,6 +119,7 @@ impl Kind for ArchiveError {
         match self {
             Self::NoSuchFile { .. } => ErrorKind::NotFound,
             Self::NotADirectory(_)
+            | Self::ExtractionPoint
             | Self::Overwrite { .. }
             | Self::Malformed(_)
             | Self::Refused { .. }
@@ -139,7 +163,8 @@ pub struct ExtractOptions {
 /// # Errors
 /// [`ArchiveError::NoSuchFile`], [`ArchiveError::NotADirectory`].
 pub async fn stat(root: PathBuf, path: &str) -> Result<PathStat, ArchiveError> {
-    todo!()
+    let path = path.to_owned();
+    blocking(move || Ok(Place::find(&root, &path)?.stat)).await
 }
 
 /// The file or tree at `path` within `root` as a tar archive, as Docker's
@@ -149,7 +174,15 @@ pub async fn stat(root: PathBuf, path: &str) -> Result<PathStat, ArchiveError> {
 /// # Errors
 /// As [`stat`]; errors after the first byte end the stream.
 pub async fn read(root: PathBuf, path: &str) -> Result<(PathStat, ByteStream), ArchiveError> {
-    todo!()
+    let path = path.to_owned();
+    let place = blocking(move || Place::find(&root, &path)).await?;
+    let stream = produce(move |out| {
+        let mut tree = TreeWriter::new(out);
+        tree.tree(place.fd, &place.archive_name)?;
+        tree.finish()?;
+        Ok(())
+    });
+    Ok((place.stat, stream))
 }
 
 /// Unpacks `archive` (compressed or not) into the directory `path` within
@@ -166,7 +199,33 @@ pub async fn write<R>(
 where
     R: AsyncRead + Unpin + Send + 'static,
 {
-    todo!()
+    let path = path.to_owned();
+    let input = blocking_reader(archive);
+    blocking(move || {
+        let root = open_root(&root)?;
+        let target = PathBuf::from(&path);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        match inroot::open_in_root(&root, &target, flags, Mode::empty()) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(ArchiveError::ExtractionPoint);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(ArchiveError::NoSuchFile { path, container: String::new() });
+            }
+            Err(e) => return Err(ArchiveError::from_io("open", &path, e)),
+        }
+        let (plain, _) = decompress(input, options.limits)?;
+        let mut reader = TarReader::new(plain, options.limits);
+        let policy = Policy {
+            layer: false,
+            root: false,
+            owner: (!options.copy_uid_gid).then_some(options.owner),
+            no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
+        };
+        unpack(&mut reader, &root, &target, policy, options.limits).map(|_| ())
+    })
+    .await
 }
 
 /// Copies the content of the directory `path` within `root` to the directory
@@ -176,5 +235,17 @@ where
 /// # Errors
 /// Those of the file systems.
 pub async fn copy_out(root: PathBuf, path: &Path, target: &Path) -> Result<(), ArchiveError> {
-    todo!()
+    let (path, target) = (path.to_owned(), target.to_owned());
+    blocking(move || copy::directory(&root, &path, &target)).await
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd, ArchiveError> {
+    inroot::open_root(root)
+        .map_err(|e| ArchiveError::from_io("open the root", &root.to_string_lossy(), e))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::Interrupted)?
 }

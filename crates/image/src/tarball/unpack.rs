@@ -34,6 +34,8 @@ use crate::archive::ArchiveError;
 pub(crate) struct Policy {
     /// The archive is a layer: `.wh.` names are marks of what is gone.
     pub layer: bool,
+    /// An entry for the root itself sets the attributes of the directory.
+    pub root: bool,
     /// Whom everything belongs to, instead of the archive's owners.
     pub owner: Option<(u32, u32)>,
     /// Refuse to replace a directory by something else, and the reverse.
@@ -149,17 +151,17 @@ impl Unpacker<'_> {
         Ok(parts)
     }
 
-    /// The archive's own root: its attributes are a layer's, but not those of a
-    /// directory that files are copied into.
+    /// The archive's own root: its attributes are those of a layer or a volume,
+    /// but not of any directory that files are copied into.
     fn root_itself(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
-        if !self.policy.layer {
+        if !self.policy.root {
             return Ok(());
         }
         if entry.kind != EntryKind::Directory {
             return Err(refused(entry, "the root can only be a directory"));
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let fd = inroot::open_in_root(self.root, Path::new(""), flags, Mode::empty())
+        let fd = inroot::open_in_root(self.root, self.prefix, flags, Mode::empty())
             .map_err(failed("open", entry))?;
         self.dress(entry, &File::from(fd))?;
         self.times.push((PathBuf::new(), entry.mtime));

@@ -1,9 +1,13 @@
 //! Images as archives: load, save, import, and images made from containers.
 
-use sampan_types::{ContainerId, ImageId, docker};
-use tokio::io::AsyncRead;
+mod load;
+mod make;
+mod save;
+mod spool;
 
-use crate::{ByteStream, Change, ImageError, Images, Platform, ProgressSink, Reference};
+use sampan_types::{ContainerId, ImageId, docker};
+
+use crate::{Change, Platform, Reference};
 
 /// How to load an archive.
 #[derive(Debug, Clone, Default)]
@@ -45,56 +49,4 @@ pub struct CommitRequest {
     pub author: String,
     /// A remark.
     pub message: String,
-}
-
-impl Images {
-    /// Loads images from an archive: Docker's (`manifest.json`) or an OCI
-    /// layout (`index.json`), compressed or not. Gives the images with the
-    /// names they got. All of it is loaded, or nothing.
-    ///
-    /// # Errors
-    /// A broken or hostile archive; a full disk. Nothing is left then.
-    pub async fn load<R>(
-        &self,
-        archive: R,
-        options: LoadOptions,
-        progress: ProgressSink,
-    ) -> Result<Vec<(ImageId, Vec<Reference>)>, ImageError>
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-    {
-        todo!()
-    }
-
-    /// The named images as one archive that is Docker's and an OCI layout at
-    /// once. A name without tag or digest stands for all tags of a repository.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`], before anything is sent.
-    pub async fn save(
-        &self,
-        names: &[String],
-        platform: Option<Platform>,
-    ) -> Result<ByteStream, ImageError> {
-        todo!()
-    }
-
-    /// Makes an image from the archive of a root file system, compressed or not.
-    ///
-    /// # Errors
-    /// A broken or hostile archive; a full disk.
-    pub async fn import<R>(&self, archive: R, request: ImportRequest) -> Result<ImageId, ImageError>
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-    {
-        todo!()
-    }
-
-    /// Makes an image from what a container changed.
-    ///
-    /// # Errors
-    /// [`ImageError::NoSnapshot`]; a full disk.
-    pub async fn commit(&self, request: CommitRequest) -> Result<ImageId, ImageError> {
-        todo!()
-    }
 }
