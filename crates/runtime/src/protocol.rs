@@ -36,6 +36,9 @@ pub const HEADER: usize = 5;
 /// The name of a shim's socket in its directory.
 pub const SOCKET: &str = "shim.sock";
 
+/// The name of the file that records how a process ended.
+pub const EXIT: &str = "exit.json";
+
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -122,7 +122,7 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     let Ok(len) = libc::c_ushort::try_from(count) else {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     };
-    if count == 0 || program.len() % FILTER != 0 {
+    if count == 0 || !program.len().is_multiple_of(FILTER) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut filters: Vec<libc::sock_filter> = program

@@ -11,10 +11,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use super::link::{Link, first};
 use crate::error::RuntimeError;
 use crate::logs::StdStream;
-use crate::protocol::{HEADER, Kind, MAX_PAYLOAD, Op, Parsed, header, parse};
+use crate::protocol::{HEADER, Kind, Op, Parsed, header, parse};
 
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
+/// How much input goes in one frame, which the shim keeps until it is whole.
+const INPUT_CHUNK: usize = 16 << 10;
 
 /// Which streams a client attaches to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,7 +138,7 @@ impl StdinWriter {
         let Some(write) = &mut self.write else {
             return Err(input_error(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
         };
-        for part in bytes.chunks(MAX_PAYLOAD) {
+        for part in bytes.chunks(INPUT_CHUNK) {
             write.write_all(&header(Kind::Stdin, part.len())).await.map_err(input_error)?;
             write.write_all(part).await.map_err(input_error)?;
         }

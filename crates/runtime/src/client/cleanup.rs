@@ -34,6 +34,18 @@ pub(super) async fn cleanup(
     blocking(move || remove(&dir, host, &default)).await
 }
 
+/// See [`crate::Runtime::remove_exec`].
+pub(super) async fn remove_exec(dir: PathBuf) -> Result<(), RuntimeError> {
+    if let Ok(Some(shim)) = connect(&dir).await {
+        let _ = tokio::time::timeout(PATIENCE, shut_down(shim)).await;
+    }
+    blocking(move || remove_dir(&dir)).await
+}
+
+fn remove_dir(dir: &Path) -> Result<(), RuntimeError> {
+    sampan_sys::file::remove_tree(dir).map_err(|e| RuntimeError::io("removing", dir.display(), e))
+}
+
 /// Connections to the container's shim and those of its execs.
 async fn living_shims(dir: &Path) -> Vec<UnixStream> {
     let mut dirs = vec![dir.to_owned()];
@@ -66,8 +78,7 @@ fn remove(dir: &Path, host: Arc<CgroupHost>, default: &Path) -> Result<(), Runti
     };
     let killed = cgroup.kill_all().map_err(|e| failed("ending the processes of", e));
     let removed = cgroup.remove().map_err(|e| failed("removing the cgroup", e));
-    let deleted = sampan_sys::file::remove_tree(dir)
-        .map_err(|e| RuntimeError::io("removing", dir.display(), e));
+    let deleted = remove_dir(dir);
     killed.and(removed).and(deleted)
 }
 

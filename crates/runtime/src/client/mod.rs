@@ -22,7 +22,7 @@ pub use types::{CreateRequest, ExecRequest, ExitStatus, IoConfig, OciRuntime, Ru
 
 use crate::cgroup::{Cgroup, CgroupHost};
 use crate::error::RuntimeError;
-use crate::protocol::{Info, Op, Setup};
+use crate::protocol::{EXIT, Info, Op, Setup};
 use cleanup::{blocking, cleanup, orphan};
 use link::{Link, connect, first};
 use prepare::{SETUP, read_exit};
@@ -161,7 +161,10 @@ impl Runtime {
     /// # Errors
     /// When the record can't be read.
     pub fn recorded_exit(&self, id: &ContainerId) -> Result<Option<ExitStatus>, RuntimeError> {
-        read_exit(&self.inner.config.exit_file(id))
+        let recorded = read_exit(&self.inner.config.exit_file(id))?;
+        // Where a shim writes when the disk is full.
+        let spare = read_exit(&self.inner.config.dir(id).join(EXIT))?;
+        Ok(recorded.into_iter().chain(spare).max_by_key(|status| status.generation))
     }
 
     /// Ends everything that is left of a container's run: processes, cgroups
@@ -213,7 +216,17 @@ impl Runtime {
         Ok(link.map(|link| ExecProcess::new(exec.clone(), link)))
     }
 
-    /// How an exec ended; known until the container's next cleanup.
+    /// Ends what is left of an exec, its exit record included. An exec that is
+    /// not removed goes with its container.
+    ///
+    /// # Errors
+    /// When its directory can't be removed.
+    pub async fn remove_exec(&self, id: &ContainerId, exec: &ExecId) -> Result<(), RuntimeError> {
+        cleanup::remove_exec(self.inner.config.exec_dir(id, exec)).await
+    }
+
+    /// How an exec ended; known until [`Runtime::remove_exec`] or the
+    /// container's next cleanup.
     ///
     /// # Errors
     /// When the record can't be read.

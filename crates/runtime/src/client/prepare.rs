@@ -3,18 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process, Spec};
+use oci_spec::runtime::{
+    BoxBuilder as ConsoleSizeBuilder, LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process,
+    Spec,
+};
 use sampan_types::ContainerId;
 use sha2::{Digest, Sha256};
 
-use super::types::{CreateRequest, ExecRequest, ExitStatus, OciRuntime, RuntimeConfig};
+use super::types::{CreateRequest, ExecRequest, ExitStatus, IoConfig, OciRuntime, RuntimeConfig};
 use crate::error::RuntimeError;
 use crate::logs::LogSetup;
-use crate::protocol::{Confinement, Filter, Setup};
+use crate::protocol::{Confinement, EXIT, Filter, Setup};
 
 /// The file with a shim's [`Setup`], in its directory.
 pub(super) const SETUP: &str = "shim.json";
-const EXIT: &str = "exit.json";
 
 impl RuntimeConfig {
     /// Where a container's shim has its files.
@@ -56,7 +58,7 @@ pub(super) fn container(
         .and_then(|r| r.devices().clone())
         .unwrap_or_default();
     let mut process = spec.process().clone().unwrap_or_default();
-    process.set_terminal(Some(io.tty));
+    set_terminal(&mut process, io);
     let rlimits = process.rlimits().clone();
     let oom_score_adj = process.oom_score_adj().unwrap_or(0);
     let mut confinement = Confinement::default();
@@ -93,7 +95,7 @@ pub(super) fn container(
 /// the container's shim was told.
 pub(super) fn exec(config: &RuntimeConfig, base: Setup, request: ExecRequest) -> (Setup, Process) {
     let ExecRequest { id: exec, mut process, mut io } = request;
-    process.set_terminal(Some(io.tty));
+    set_terminal(&mut process, io);
     // An exec has one client in its life.
     io.stdin_once = true;
     inherit(&mut process, base.rlimits.as_ref(), base.oom_score_adj);
@@ -113,6 +115,14 @@ pub(super) fn exec(config: &RuntimeConfig, base: Setup, request: ExecRequest) ->
         ..base
     };
     (setup, process)
+}
+
+fn set_terminal(process: &mut Process, io: IoConfig) {
+    process.set_terminal(Some(io.tty));
+    let size = io.console_size.and_then(|(rows, columns)| {
+        ConsoleSizeBuilder::default().height(rows).width(columns).build().ok()
+    });
+    process.set_console_size(size);
 }
 
 /// What an exec does not say it takes over from the container.

@@ -297,6 +297,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stdout)]
     fn the_kernel_takes_it() {
         let mounts = sampan_sys::mount::list().unwrap();
         let v2 = mounts.iter().find(|m| m.fs_type == "cgroup2");

@@ -52,6 +52,8 @@ struct Inner {
     confinement: Confinement,
     /// The compiled seccomp program.
     filter: Option<Vec<u8>>,
+    /// Rows and columns of its terminal, if it has one.
+    size: Option<(u16, u16)>,
     /// The pipe for an error; closed by execve.
     errors: std::fs::File,
     /// The program's path and environment, once they are known.
@@ -68,9 +70,10 @@ impl Last {
     pub(super) fn new(
         confinement: Confinement,
         filter: Option<Vec<u8>>,
+        size: Option<(u16, u16)>,
         errors: std::fs::File,
     ) -> Self {
-        let inner = Inner { confinement, filter, errors, ready: RefCell::default() };
+        let inner = Inner { confinement, filter, size, errors, ready: RefCell::default() };
         Self { inner: Rc::new(inner) }
     }
 
@@ -86,6 +89,10 @@ impl Last {
 
     fn prepare(&self, process: &Process) -> Result<(), Failure> {
         own_streams(process.user().uid());
+        if let Some((rows, columns)) = self.inner.size {
+            // Before the program can ask. Without a terminal there is none.
+            let _ = sampan_sys::process::set_window_size(io::stdin(), rows, columns);
+        }
         enter(&self.inner.confinement.cwd)?;
         let args = process.args().as_deref().unwrap_or_default();
         let path = process.env().iter().flatten().rev().find_map(|e| e.strip_prefix("PATH="));

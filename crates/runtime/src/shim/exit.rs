@@ -9,7 +9,7 @@ use super::make::STATE;
 use super::{external, report};
 use crate::cgroup::{Cgroup, CgroupHost};
 use crate::client::{ExitStatus, OciRuntime};
-use crate::protocol::Setup;
+use crate::protocol::{EXIT, SOCKET, Setup};
 
 /// The container's cgroup, when the host has any.
 fn cgroup(setup: &Setup) -> Option<Cgroup> {
@@ -65,8 +65,28 @@ fn record(setup: &Setup, status: &ExitStatus) {
             sampan_sys::file::write_atomic(&setup.exit_file, &json, 0o600)
         }
     });
-    if let Err(error) = written {
-        report(&format_args!("recording the exit in {}: {error}", setup.exit_file.display()));
+    let Err(error) = written else { return };
+    report(&format_args!("recording the exit in {}: {error}", setup.exit_file.display()));
+    // A full disk: below exec-root there may be room.
+    let spare = setup.dir.join(EXIT);
+    let json = serde_json::to_vec(status).unwrap_or_default();
+    if let Err(error) = sampan_sys::file::write_replace(&spare, &json, 0o600) {
+        report(&format_args!("recording the exit in {}: {error}", spare.display()));
+    }
+}
+
+/// An exec that has ended leaves its exit record, and its log if there is
+/// something in it.
+pub(super) fn tidy(setup: &Setup) {
+    if setup.exec.is_none() {
+        return;
+    }
+    for name in ["process.json", "pid", SOCKET] {
+        let _ = std::fs::remove_file(setup.dir.join(name));
+    }
+    let log = setup.dir.join("shim.log");
+    if std::fs::metadata(&log).is_ok_and(|m| m.len() == 0) {
+        let _ = std::fs::remove_file(log);
     }
 }
 

@@ -202,7 +202,7 @@ mod tests {
         let mut filter =
             Filter { file: dir.path().join("x.bpf"), flags: 0, profile: Some(profile) };
         let first = program(&filter).unwrap();
-        assert!(!first.is_empty() && first.len() % 8 == 0);
+        assert!(!first.is_empty() && first.len().is_multiple_of(8));
         filter.profile = None;
         assert_eq!(program(&filter).unwrap(), first);
     }

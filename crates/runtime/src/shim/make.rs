@@ -125,7 +125,7 @@ fn join_cgroup(setup: &Setup) -> Result<(), Failure> {
 fn builtin(setup: &Setup, streams: Inner, program: File) -> Result<i32, Failure> {
     let filter = setup.confinement.seccomp.as_ref().map(filter::program).transpose();
     let filter = filter.map_err(|e| create_failure(e.to_string()))?;
-    let last = Last::new(setup.confinement.clone(), filter, program);
+    let last = Last::new(setup.confinement.clone(), filter, setup.io.console_size, program);
     build(setup, streams, last).map_err(|error| {
         let message = chain(&error);
         Failure { reason: classify(&message), message }

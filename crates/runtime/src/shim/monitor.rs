@@ -132,6 +132,7 @@ impl Monitor {
     /// Makes the process and takes over its streams.
     pub(super) fn make(&mut self) -> Result<(), Failure> {
         let failed = |e: io::Error| super::requests::failure(&e);
+        self.setup.io.console_size = self.size;
         let (inner, outer) = streams::make(&self.setup).map_err(failed)?;
         let mut making = make(&self.setup, inner).map_err(failed)?;
         if self.listener.is_none() {
@@ -303,6 +304,7 @@ impl Monitor {
                 connection.close();
             }
             self.listener = None;
+            exit::tidy(&self.setup);
             self.connections.retain(|c| !c.gone);
             self.stage = Stage::Lingering { until: Instant::now() + LINGER };
             self.reap();

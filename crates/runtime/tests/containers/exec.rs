@@ -20,6 +20,11 @@ pub async fn exit_code_and_output() {
     let recorded = lab.runtime.recorded_exec_exit(shim.id(), exec.id()).unwrap();
     assert_eq!(recorded, Some(status));
     assert!(lab.runtime.connect_exec(shim.id(), exec.id()).await.unwrap().is_none());
+    let dir = lab.exec_dir(shim.id()).join("exec").join(exec.id().as_str());
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "more than the exit record is left");
+    lab.runtime.remove_exec(shim.id(), exec.id()).await.unwrap();
+    lab.runtime.remove_exec(shim.id(), exec.id()).await.unwrap();
+    assert!(!dir.exists());
     lab.end(&shim).await;
 }
 
@@ -35,8 +40,8 @@ pub async fn terminal() {
     until(&mut attached.output, "44 99\r\n").await;
     attached.input.write(bytes("word\n")).await.unwrap();
     let (out, _) = collect(attached.output).await;
-    assert!(out.contains("got word\r\n"), "{out:?}");
-    assert_eq!(exec.wait().await.code, 5);
+    let code = exec.wait().await.code;
+    assert!(out.contains("got word\r\n") && code == 5, "{out:?} {code}");
     lab.end(&shim).await;
 }
 
