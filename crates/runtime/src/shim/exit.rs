@@ -51,6 +51,8 @@ pub(super) fn conclude(
     }
     if setup.exec.is_none() {
         remove_from(setup, cgroup.as_ref());
+    } else {
+        tidy(setup);
     }
     status
 }
@@ -77,10 +79,7 @@ fn record(setup: &Setup, status: &ExitStatus) {
 
 /// An exec that has ended leaves its exit record, and its log if there is
 /// something in it.
-pub(super) fn tidy(setup: &Setup) {
-    if setup.exec.is_none() {
-        return;
-    }
+fn tidy(setup: &Setup) {
     for name in ["process.json", "pid", SOCKET] {
         let _ = std::fs::remove_file(setup.dir.join(name));
     }

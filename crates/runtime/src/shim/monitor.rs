@@ -304,7 +304,6 @@ impl Monitor {
                 connection.close();
             }
             self.listener = None;
-            exit::tidy(&self.setup);
             self.connections.retain(|c| !c.gone);
             self.stage = Stage::Lingering { until: Instant::now() + LINGER };
             self.reap();

@@ -138,7 +138,7 @@ async fn external(program: PathBuf, lab: &Lab) {
     assert_eq!(shim.wait().await.code, 31);
     lab.end(&shim).await;
     // A terminal.
-    let mut request = lab.shell("stty size; exit 3");
+    let mut request = lab.shell("stty size; sleep 0.1; exit 3");
     request.runtime = runtime.clone();
     request.io = IoConfig { tty: true, console_size: Some((22, 66)), ..IoConfig::default() };
     let (status, out, _) = lab.run(request).await;

@@ -63,7 +63,8 @@ pub async fn input_stays_open() {
 
 pub async fn terminal() {
     let lab = Lab::new();
-    let mut request = lab.shell("stty size; tty; read x; stty size; echo got $x; exit 4");
+    let mut request =
+        lab.shell("stty size; tty; read x; stty size; echo got $x; sleep 0.1; exit 4");
     request.io =
         IoConfig { tty: true, open_stdin: true, stdin_once: true, console_size: Some((33, 101)) };
     let id = request.id.clone();
