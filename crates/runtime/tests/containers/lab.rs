@@ -17,8 +17,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "sleep", "true", "false", "dd", "tr", "yes", "head", "grep", "stty",
-    "tty", "id", "mkdir", "tail", "kill", "ls", "seq", "wc", "env", "pwd", "nproc", "chmod",
+    "sh", "unshare", "cat", "echo", "sleep", "true", "false", "dd", "tr", "yes", "head", "grep",
+    "stty", "tty", "id", "mkdir", "tail", "kill", "ls", "seq", "wc", "env", "pwd", "nproc",
+    "chmod",
 ];
 
 /// Why these tests can't run here.
@@ -197,7 +198,7 @@ pub fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-const CAPS: &[&str] = &[
+pub const CAPS: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",

@@ -62,6 +62,7 @@ const TESTS: &[Test] = tests![
     failures::crun,
     failures::no_such_runtime,
     security::seccomp_everywhere,
+    security::default_profile,
     security::capabilities,
     security::clean_signals_and_descriptors,
     security::user_owns_its_streams,

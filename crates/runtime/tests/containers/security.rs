@@ -41,6 +41,18 @@ pub async fn seccomp_everywhere() {
     lab.end(&shim).await;
 }
 
+pub async fn default_profile() {
+    let lab = Lab::new();
+    let caps: Vec<&str> = crate::lab::CAPS.to_vec();
+    let profile = sampan_runtime::seccomp::default_profile(&caps, (6, 1));
+    let mut request = lab.shell("(echo forked) & wait; unshare -u true 2>&1");
+    request.spec.linux_mut().as_mut().unwrap().set_seccomp(Some(profile));
+    let (status, out, err) = lab.run(request).await;
+    // Threads and processes may be made, namespaces may not.
+    assert!(out.starts_with("forked\n"), "{out}{err}");
+    assert!(out.contains("Operation not permitted") && status.code == 1, "{out}{err}");
+}
+
 pub async fn capabilities() {
     let lab = Lab::new();
     let script = "grep -E '^Cap|^Groups' /proc/self/status; id -u";
