@@ -67,8 +67,8 @@ impl Content {
         let list = fs::read_dir(&self.ingest).map_err(ImageError::io("list", &self.ingest))?;
         for entry in list.flatten() {
             let name = entry.file_name();
-            let busy = name
-                .to_str()
+            let Some(name) = name.to_str().filter(|n| !n.starts_with(SCRATCH)) else { continue };
+            let busy = Some(name)
                 .and_then(|hex| format!("sha256:{hex}").parse().ok())
                 .is_some_and(|digest| self.is_arriving(&digest));
             let modified = entry.metadata().and_then(|m| m.modified());

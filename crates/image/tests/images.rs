@@ -438,3 +438,41 @@ async fn starts_sweep_what_was_left() {
     assert_eq!(instance.inventory(), before);
     assert!(instance.images.list().is_empty());
 }
+
+#[tokio::test]
+async fn files_with_holes() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("sparse")).unwrap();
+    use std::os::unix::fs::FileExt;
+    for i in 0..40u64 {
+        file.write_all_at(format!("piece {i}").as_bytes(), i * 100_000 + 70_000).unwrap();
+    }
+    file.set_len(5_000_000).unwrap();
+    let expected = std::fs::read(dir.path().join("sparse")).unwrap();
+    let instance = Instance::new().await;
+    for form in [
+        "--format=gnu",
+        "--format=posix --sparse-version=0.0",
+        "--format=posix --sparse-version=0.1",
+        "--format=posix --sparse-version=1.0",
+    ] {
+        let made = std::process::Command::new("tar")
+            .args(form.split(' '))
+            .args(["-S", "-c", "-C"])
+            .arg(dir.path())
+            .arg("sparse")
+            .output();
+        let Ok(made) = made else {
+            eprintln!("skipped: no tar program");
+            return;
+        };
+        assert!(made.status.success() && made.stdout.len() < 1_000_000, "{form}");
+        let id = instance.import(made.stdout, "holes").await.unwrap();
+        let (_, merged) = instance.container(&id).await;
+        assert!(std::fs::read(merged.join("sparse")).unwrap() == expected, "{form}");
+        assert!(std::fs::metadata(merged.join("sparse")).unwrap().blocks() * 512 < 1_000_000);
+    }
+}

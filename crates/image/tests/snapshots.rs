@@ -364,3 +364,73 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     drop(images);
     sampan_sys::mount::unmount(small.path()).unwrap();
 }
+
+/// The paths exceed what the new mount calls take: short relative ones do.
+#[tokio::test]
+async fn a_data_root_with_a_long_path() {
+    if !root() {
+        return;
+    }
+    let mut instance = Instance::new().await;
+    let long = instance.dir.path().join("a,b:c".repeat(20)).join("x".repeat(150));
+    std::fs::create_dir_all(&long).unwrap();
+    instance.images = sampan_image::Images::open(&long).await.unwrap();
+    let layers = [Tar::new().file("a", b"lower").done(), Tar::new().file("a", b"upper").done()];
+    let id = instance.load(docker_archive(Some("l"), &layers)).await.unwrap()[0].0.clone();
+    let (container, merged) = instance.container(&id).await;
+    assert_eq!(text(&merged.join("a")), "upper");
+    std::fs::write(merged.join("b"), "b").unwrap();
+    let changes = instance.images.changes(&container).await.unwrap();
+    assert_eq!(changes, [(ChangeKind::Added, "/b".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everything_at_once_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let instance = std::sync::Arc::new(Instance::new().await);
+    let layers: Vec<Vec<u8>> =
+        (0..3).map(|i| Tar::new().file(&format!("f{i}"), &[i; 5000]).done()).collect();
+    let unused = |_: &sampan_types::ImageId| Vec::new();
+    let mut tasks = Vec::new();
+    for worker in 0..6usize {
+        let (instance, layers) = (instance.clone(), layers.clone());
+        tasks.push(tokio::spawn(async move {
+            for round in 0..8 {
+                let tag = format!("w{worker}:{round}");
+                let archive = docker_archive(Some(&tag), &layers[..=(worker + round) % 3]);
+                let id = instance.load(archive).await.unwrap()[0].0.clone();
+                let container = ContainerId::random();
+                // Another worker may have removed the image by its id.
+                if instance.images.prepare(&container, &id).await.is_ok() {
+                    let merged = instance.images.mount(&container).await.unwrap();
+                    assert_eq!(std::fs::read(merged.join("f0")).unwrap(), [0; 5000]);
+                    let name = if round % 2 == 0 { tag } else { id.to_string() };
+                    let options = sampan_image::RemoveOptions {
+                        force: true,
+                        noprune: false,
+                        in_use: &unused,
+                    };
+                    let _ = instance.images.remove(&name, options).await;
+                    assert_eq!(std::fs::read(merged.join("f0")).unwrap(), [0; 5000]);
+                    instance.images.discard(&container).await.unwrap();
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let what = sampan_image::Pruning {
+        dangling: false,
+        until: None,
+        labels: Vec::new(),
+        not_labels: Vec::new(),
+        in_use: &unused,
+    };
+    instance.images.settle().await;
+    instance.images.prune(what).await.unwrap();
+    assert_eq!(instance.inventory(), [0; 4]);
+    assert_eq!(std::fs::read_dir(instance.dir.path().join("overlay")).unwrap().count(), 0);
+}

@@ -239,6 +239,24 @@ pub async fn copy_out(root: PathBuf, path: &Path, target: &Path) -> Result<(), A
     blocking(move || copy::directory(&root, &path, &target)).await
 }
 
+/// Reads an archive, compressed or not, to its end without making anything of
+/// it, and gives the number of its entries. Blocks.
+///
+/// # Errors
+/// [`ArchiveError::Malformed`] or [`ArchiveError::TooLarge`].
+pub fn check<R: io::Read + Send + 'static>(
+    archive: R,
+    limits: Limits,
+) -> Result<u64, ArchiveError> {
+    let (plain, _) = decompress(archive, limits)?;
+    let mut reader = TarReader::new(plain, limits);
+    let mut entries = 0;
+    while reader.next()?.is_some() {
+        entries += 1;
+    }
+    Ok(entries)
+}
+
 fn open_root(root: &Path) -> Result<OwnedFd, ArchiveError> {
     inroot::open_root(root)
         .map_err(|e| ArchiveError::from_io("open the root", &root.to_string_lossy(), e))

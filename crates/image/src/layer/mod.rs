@@ -116,7 +116,9 @@ impl LayerStore {
 
     /// Takes a layer out of reach; the directory given has to be removed.
     pub(crate) fn take_away(&self, diff_id: &Digest) -> Result<PathBuf, ImageError> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(diff_id);
+        // Held throughout, so that nobody reads the record in between.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(diff_id);
         let link = self.links.join(link_name(diff_id));
         sampan_sys::file::remove_file(&link).map_err(ImageError::io("remove", &link))?;
         let (home, trash) = (self.home(diff_id), self.hidden("trash"));
@@ -190,11 +192,13 @@ impl LayerStore {
         self.write_info(&unfinished.0, &info)?;
         let link = self.links.join(link_name(diff_id));
         let target = Path::new("../layers").join(diff_id.hex()).join("diff");
-        sampan_sys::file::remove_file(&link).map_err(ImageError::io("replace", &link))?;
-        match std::os::unix::fs::symlink(&target, &link) {
-            // Another thread has just unpacked the same layer.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.map_err(writing(&link))?,
+        if !fs::read_link(&link).is_ok_and(|t| t == target) {
+            sampan_sys::file::remove_file(&link).map_err(ImageError::io("replace", &link))?;
+            match std::os::unix::fs::symlink(&target, &link) {
+                // Another thread has just unpacked the same layer.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(writing(&link))?,
+            }
         }
         let home = self.home(diff_id);
         match fs::rename(&unfinished.0, &home) {

@@ -173,11 +173,13 @@ impl Inner {
         Ok(merged)
     }
 
+    /// Takes the mount out of the tree at once. Its end waits for the disk, and
+    /// nobody has to wait for that.
     fn unmount(&self, merged: &Path) -> Result<(), ImageError> {
-        if !store::is_mounted(merged) {
-            return Ok(());
+        if let Some(mount) = store::detach(merged)? {
+            self.in_background(move || drop(mount));
         }
-        sampan_sys::mount::unmount(merged).map_err(ImageError::io("unmount", merged))
+        Ok(())
     }
 
     /// Writes a container's changes as a layer's archive; gives how many there

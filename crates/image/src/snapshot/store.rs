@@ -10,10 +10,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sampan_sys::inroot;
 use sampan_types::{ContainerId, ImageId};
 
 use super::init::InitLayers;
@@ -182,10 +184,27 @@ impl Snapshots {
 /// Unmounts and removes a directory that was taken away.
 pub(crate) fn destroy(trash: &Path) -> Result<(), ImageError> {
     let merged = trash.join("merged");
-    while is_mounted(&merged) {
-        sampan_sys::mount::unmount(&merged).map_err(ImageError::io("unmount", &merged))?;
+    let mut detached = Vec::new();
+    while let Some(mount) = detach(&merged)? {
+        detached.push(mount);
     }
+    // Before the end of the mount, which brings to disk what is dirty: what is
+    // removed needs no writing.
     remove_deep(trash).map_err(ImageError::io("remove", trash))
+}
+
+/// A mount that is no longer in the tree; it ends when this is dropped, which
+/// takes as long as synchronising the file system below.
+pub(super) struct Detached(#[expect(dead_code, reason = "only held")] OwnedFd);
+
+/// Takes the mount at `merged` out of the tree; `None` when there is none.
+pub(super) fn detach(merged: &Path) -> Result<Option<Detached>, ImageError> {
+    if !is_mounted(merged) {
+        return Ok(None);
+    }
+    let mount = inroot::open_root(merged).map_err(ImageError::io("open", merged))?;
+    sampan_sys::mount::unmount(merged).map_err(ImageError::io("unmount", merged))?;
+    Ok(Some(Detached(mount)))
 }
 
 /// Whether something is mounted on the directory.
