@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use oci_spec::runtime::{Process, Spec};
+use sampan_runtime::cgroup::Cgroup;
 use sampan_runtime::{
     AttachOptions, CreateRequest, ExecRequest, ExitStatus, IoConfig, LogSetup, OciRuntime,
     OutputStream, Runtime, RuntimeConfig, Shim, StdStream,
@@ -115,6 +117,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // What a failed test has left.
+        let parent = Path::new(&self.config.cgroup_parent);
+        let cgroup = Cgroup::new(Arc::clone(self.runtime.cgroup_host()), parent);
+        let _ = cgroup.kill_all().and_then(|()| cgroup.remove());
         for dir in cgroup_dirs(Path::new(&self.config.cgroup_parent)) {
             let _ = std::fs::remove_dir(dir);
         }
