@@ -1,7 +1,8 @@
 //! The small init as a process. Called with `init` as its first argument,
 //! this program is that init; otherwise it runs the tests.
 
-#![allow(clippy::print_stdout)]
+// Helpers beside the tests may panic too.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};

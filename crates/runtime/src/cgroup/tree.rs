@@ -92,7 +92,12 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let mut result = Ok(());
         for mount in self.host.mounts() {
-            let removed = walk(&self.below(mount), &mut |dir| remove_dir(dir));
+            let dir = self.below(mount);
+            // Mostly there is nothing below it.
+            if fs::remove_dir(&dir).is_ok() {
+                continue;
+            }
+            let removed = walk(&dir, &mut |dir| remove_dir(dir));
             result = result.and(removed);
         }
         result
