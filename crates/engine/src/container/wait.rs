@@ -64,7 +64,7 @@ async fn wait(mut live: watch::Receiver<Live>, condition: WaitCondition, seen: u
     // only after `removed` was seen.
     let reached = live.wait_for(|l| is_met(l, condition, seen)).await;
     match reached {
-        Ok(live) => result(&live, seen),
+        Ok(live) => result(&live, condition, seen),
         Err(_) => WaitResult { status_code: 0, error: None },
     }
 }
@@ -78,11 +78,13 @@ fn is_met(live: &Live, condition: WaitCondition, seen: u64) -> bool {
         }
 }
 
-fn result(live: &Live, seen: u64) -> WaitResult {
+fn result(live: &Live, condition: WaitCondition, seen: u64) -> WaitResult {
     // An end that was waited for is reported as such, even when the container
     // runs again already.
     let (code, error) = match &live.last_exit {
         Some(exit) if live.exits > seen => (exit.code, exit.error.clone()),
+        // Whoever started it has been told why that failed; it was removed well.
+        _ if condition == WaitCondition::Removed => (live.record.state.exit_code, String::new()),
         _ => (live.record.state.exit_code, live.record.state.error.clone()),
     };
     WaitResult { status_code: i64::from(code), error: Some(error).filter(|e| !e.is_empty()) }
