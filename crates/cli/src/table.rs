@@ -1,8 +1,13 @@
 //! Tables and `--format`: rows with named columns, printed as docker does.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use crate::template::{Missing, Template, TemplateError};
+
+/// The narrowest column of a listing.
+const LEAST_WIDTH: usize = 10;
 
 /// A column: the field that templates use, and the heading.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +53,7 @@ impl Table {
         cells.extend(
             self.rows.iter().map(|row| self.columns.iter().map(|c| text(row, c)).collect()),
         );
-        align(&cells)
+        align(&cells, LEAST_WIDTH)
     }
 
     fn with_headings(&self, template: &str) -> Result<String, TemplateError> {
@@ -56,7 +61,7 @@ impl Table {
         let parsed = Template::parse(&template, Missing::Error)?;
         let mut headings = self.rows.first().cloned().unwrap_or_default();
         for (field, value) in &mut headings {
-            *value = Value::from(field.to_uppercase());
+            *value = Value::from(heading(field));
         }
         for column in &self.columns {
             headings.insert(column.field.to_owned(), Value::from(column.heading));
@@ -67,13 +72,30 @@ impl Table {
         }
         let cells: Vec<Vec<String>> =
             lines.iter().map(|l| l.split('\t').map(str::to_owned).collect()).collect();
-        Ok(align(&cells))
+        Ok(align(&cells, LEAST_WIDTH))
     }
 
     fn each(&self, template: &str) -> Result<String, TemplateError> {
         let parsed = Template::parse(&unescape(template), Missing::Error)?;
         self.rows.iter().map(|row| Ok(parsed.render(&Value::from(row.clone()))? + "\n")).collect()
     }
+}
+
+/// docker's heading of a field that is in no default form.
+fn heading(field: &str) -> String {
+    let known = [
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedSince", "CREATED"),
+        ("RunningFor", "CREATED"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
+        ("SharedSize", "SHARED SIZE"),
+        ("UniqueSize", "UNIQUE SIZE"),
+        ("VirtualSize", "SIZE"),
+        ("CPUPerc", "CPU %"),
+        ("MemPerc", "MEM %"),
+    ];
+    let found = known.iter().find(|(name, _)| *name == field);
+    found.map_or_else(|| field.to_uppercase(), |(_, heading)| (*heading).to_owned())
 }
 
 /// The shell hands `\t` and `\n` on as two characters.
@@ -85,21 +107,22 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Columns padded to their widest cell and three spaces between them.
-fn align(cells: &[Vec<String>]) -> String {
+/// Columns padded as Go's tabwriter does with docker's settings: at least
+/// `least` wide, three spaces between them, the last one as it is.
+pub fn align(cells: &[Vec<String>], least: usize) -> String {
     let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|i| {
-            cells.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0)
-        })
-        .collect();
+    let width = |i: usize| {
+        let lengths = cells.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count() + 3);
+        lengths.max().unwrap_or(0).max(least)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for row in cells {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<0$}", width + 3));
+        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let is_last = i + 1 == row.len();
+            let width = if is_last { 0 } else { *width };
+            let _ = write!(out, "{cell:<width$}");
         }
-        out.push_str(line.trim_end());
         out.push('\n');
     }
     out
@@ -126,7 +149,10 @@ mod tests {
         let t = table();
         assert_eq!(t.render("").unwrap(), "CONTAINER ID   NAMES\nabc            web\n");
         assert_eq!(t.render("{{.ID}}\\t{{.Names}}").unwrap(), "abc\tweb\n");
-        assert_eq!(t.render("table {{.Names}}\\t{{.Size}}").unwrap(), "NAMES   SIZE\nweb     0B\n");
+        assert_eq!(
+            t.render("table {{.Names}}\\t{{.Size}}").unwrap(),
+            "NAMES     SIZE\nweb       0B\n"
+        );
         assert_eq!(
             t.render("json").unwrap(),
             "{\"ID\":\"abc\",\"Names\":\"web\",\"Size\":\"0B\"}\n"

@@ -8,6 +8,12 @@ pub fn decimal_size(bytes: f64) -> String {
     scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"], 3)
 }
 
+/// A size in powers of 1000 with four significant digits: `4.264MB`.
+#[must_use]
+pub fn exact_size(bytes: f64) -> String {
+    scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"], 4)
+}
+
 /// A size in powers of 1024 with four significant digits: `61.05MiB`.
 #[must_use]
 pub fn binary_size(bytes: f64) -> String {

@@ -1,6 +1,6 @@
 //! From options to the body of `POST /containers/create`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ pub fn body(
         "WorkingDir": flags.workdir.clone().unwrap_or_default(),
         "Tty": flags.tty,
         "OpenStdin": flags.interactive,
-        "StdinOnce": attached.contains(&"stdin"),
+        "StdinOnce": flags.interactive && attached.contains(&"stdin"),
         "AttachStdin": attached.contains(&"stdin"),
         "AttachStdout": attached.contains(&"stdout"),
         "AttachStderr": attached.contains(&"stderr"),
@@ -83,7 +83,7 @@ fn set(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
 }
 
 /// `KEY=VALUE` and `KEY` as an object.
-fn pairs(list: &[String]) -> Value {
+pub fn pairs(list: &[String]) -> Value {
     let pair = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         (key.to_owned(), Value::from(value))
@@ -97,7 +97,7 @@ fn lines(path: &Path) -> Result<Vec<String>> {
     Ok(text.lines().map(str::trim_start).filter(wanted).map(str::to_owned).collect())
 }
 
-fn pairs_and_files(list: &[String], files: &[std::path::PathBuf]) -> Result<Value> {
+fn pairs_and_files(list: &[String], files: &[PathBuf]) -> Result<Value> {
     let mut all = Vec::new();
     for file in files {
         all.extend(lines(file)?);
@@ -108,8 +108,13 @@ fn pairs_and_files(list: &[String], files: &[std::path::PathBuf]) -> Result<Valu
 
 /// A variable without `=` takes its value from here, or is unset.
 fn environment(flags: &CreateFlags) -> Result<Vec<String>> {
+    environment_of(&flags.env, &flags.env_file)
+}
+
+/// The variables of `--env` and `--env-file`.
+pub fn environment_of(own: &[String], files: &[PathBuf]) -> Result<Vec<String>> {
     let mut all = Vec::new();
-    for file in &flags.env_file {
+    for file in files {
         for line in lines(file)? {
             if line.split('=').next().is_some_and(|k| k.contains(char::is_whitespace)) {
                 bail!("variable '{line}' in {} contains whitespaces", file.display());
@@ -117,7 +122,7 @@ fn environment(flags: &CreateFlags) -> Result<Vec<String>> {
             all.push((line, true));
         }
     }
-    all.extend(flags.env.iter().map(|v| (v.clone(), false)));
+    all.extend(own.iter().map(|v| (v.clone(), false)));
     let mut env = Vec::new();
     for (variable, from_file) in all {
         if variable.is_empty() || variable.starts_with('=') {

@@ -10,7 +10,7 @@ mod body;
 mod mounts;
 mod ports;
 
-pub use body::body;
+pub use body::{body, environment_of, limits, pairs, restart_policy};
 
 use std::path::PathBuf;
 
@@ -91,7 +91,7 @@ pub struct CreateFlags {
     #[arg(long, help_heading = "Identity")]
     pub annotation: Vec<String>,
     /// The hostname
-    #[arg(long, help_heading = "Identity")]
+    #[arg(short = 'h', long, help_heading = "Identity")]
     pub hostname: Option<String>,
     /// The NIS domain name
     #[arg(long, help_heading = "Identity")]
@@ -113,6 +113,9 @@ pub struct CreateFlags {
     /// An option of the log driver: KEY=VALUE
     #[arg(long = "log-opt", value_name = "OPTION", help_heading = "Logs")]
     pub log_opt: Vec<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 /// Files.

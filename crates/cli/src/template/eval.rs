@@ -113,6 +113,10 @@ impl Scope<'_> {
                 call(name, &values)
             }
             Some((term, [])) if piped.is_none() => self.term(term, dot),
+            // The one method that rows have: `.Label "key"`.
+            Some((Term::Field(path), [key])) if path.len() == 1 && path[0] == "Label" => {
+                Ok(Value::from(label(&show(&dot["Labels"]), &show(&self.term(key, dot)?))))
+            }
             _ => error("can't give arguments to a value"),
         }
     }
@@ -160,6 +164,24 @@ impl Scope<'_> {
         }
         Ok(value.clone())
     }
+}
+
+/// The value of a label in `a=1,b=2`. A comma is a part of a value when no
+/// new label begins behind it.
+fn label(labels: &str, key: &str) -> String {
+    let mut found: Option<String> = None;
+    for piece in labels.split(',') {
+        match (piece.split_once('='), &mut found) {
+            (Some((k, v)), None) if k == key => found = Some(v.to_owned()),
+            (None, Some(value)) => {
+                value.push(',');
+                value.push_str(piece);
+            }
+            (_, Some(_)) => break,
+            (_, None) => {}
+        }
+    }
+    found.unwrap_or_default()
 }
 
 fn names(map: &Map<String, Value>) -> String {
