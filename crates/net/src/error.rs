@@ -58,7 +58,7 @@ pub enum NetError {
         what: String,
     },
     /// A kernel parameter could not be set.
-    #[error("failed to set a kernel parameter of the sandbox: {0}")]
+    #[error("failed to set a kernel parameter: {0}")]
     Sysctl(#[from] SysctlError),
     /// The kernel refused a change of links, addresses, routes or rules.
     #[error("failed to {operation}: {source}")]

@@ -1,5 +1,6 @@
 //! Bridge networks with real packets: what is published is reached from
 //! everywhere, what is not is not, and nothing is left behind.
+#![allow(clippy::print_stdout)]
 
 mod lab;
 
@@ -117,6 +118,22 @@ fn udp_flows_follow_the_container() {
         lab.join(&second).await.serve_udp(53);
         lab.networks.settle().await;
         assert_eq!(ask_udp(&client, HOST, 5300), says(OUTSIDE), "the same socket, the next one");
+    });
+}
+
+#[test]
+fn the_first_packet_is_not_lost() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        for i in 0..30 {
+            let spec = lab.spec(&format!("172.17.1.{}", i + 1), &["8080:80"]);
+            let web = lab.join(&spec).await;
+            web.serve(80);
+            // TCP would send it again after a second.
+            assert_eq!(ask(&lab.outside, HOST, 8080), says(OUTSIDE), "join {i}");
+            lab.networks.leave(&spec.sandbox).await.unwrap();
+            lab.networks.settle().await;
+        }
     });
 }
 

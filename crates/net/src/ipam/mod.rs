@@ -138,10 +138,9 @@ impl Pool {
             self.used.insert(address, owner.to_owned());
             return Ok(address);
         }
-        let address = self
-            .next_fresh()
-            .or_else(|| self.next_freed())
-            .ok_or_else(|| IpamError::Exhausted { subnet: self.range, used: self.used.len() })?;
+        let found = self.next_fresh().or_else(|| self.next_freed());
+        let exhausted = IpamError::Exhausted { subnet: self.range, used: self.used.len() };
+        let address = found.ok_or(exhausted)?;
         self.used.insert(address, owner.to_owned());
         Ok(address)
     }

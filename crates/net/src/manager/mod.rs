@@ -66,6 +66,7 @@ impl std::fmt::Debug for Networks {
 }
 
 struct Inner {
+    ip_forward: bool,
     /// Read by what concerns one sandbox, written by what looks at all.
     whole: RwLock<()>,
     /// Held for a moment at a time, never across a wait.
@@ -121,6 +122,7 @@ impl Networks {
         let dir = config.exec_root.join("netns");
         let namespaces = Namespaces::open(dir, config.namespaces_ahead)?;
         let inner = Inner {
+            ip_forward: config.ip_forward,
             whole: RwLock::default(),
             state: Mutex::default(),
             bridge,
@@ -129,9 +131,7 @@ impl Networks {
             namespaces,
             reaper,
         };
-        if config.ip_forward {
-            sysctl::write("net.ipv4.ip_forward", "1")?;
-        }
+        inner.forward_packets()?;
         for network in &config.networks {
             plan::check_network(&inner.state(), network)?;
             inner.driver(network).create_network(network).await?;
@@ -304,6 +304,12 @@ impl Inner {
             DriverConfig::Bridge(_) => self.bridge.as_ref(),
             DriverConfig::Host | DriverConfig::None => self.linkless.as_ref(),
         }
+    }
+
+    /// Switches the host's forwarding on, if that is wanted. Says whether it
+    /// was off.
+    fn forward_packets(&self) -> Result<bool, NetError> {
+        Ok(self.ip_forward && sysctl::write("net.ipv4.ip_forward", "1")?)
     }
 
     /// Links first, then rules; without rules there is no network.

@@ -41,6 +41,11 @@ impl Inner {
     }
 
     async fn restore_networks(&self, repairs: &mut Repairs) {
+        match self.forward_packets() {
+            Ok(true) => repairs.restored.push("forwarding of packets".to_owned()),
+            Ok(false) => {}
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
         let networks: Vec<Arc<NetworkSpec>> = self.state().networks.values().cloned().collect();
         for network in networks {
             match self.driver(&network).create_network(&network).await {

@@ -1,1 +1,174 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
+use sampan_types::ContainerId;
+
+use super::*;
+use crate::config::{BridgeConfig, Subnet};
+use crate::driver::{AttachRequest, BoxFuture, Observed, ObservedEndpoint};
+use crate::firewall::NoFirewall;
+use crate::ports::{Protocol, PublishedPort};
+
+/// A driver that makes nothing: it proves that the seam is complete.
+struct NoDriver;
+
+fn pretended(request: &AttachRequest) -> Attachment {
+    Attachment {
+        endpoint: request.endpoint.endpoint.clone(),
+        network: request.network.id.clone(),
+        interface: request.interface.clone(),
+        host_interface: Some("pretended".to_owned()),
+        mac: request.endpoint.mac,
+        addresses: request.endpoint.addresses.iter().map(|a| IpNet::from(*a)).collect(),
+        gateways: Vec::new(),
+        mtu: 1500,
+    }
+}
+
+impl Driver for NoDriver {
+    fn create_network<'a>(
+        &'a self,
+        _network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<Vec<String>, NetError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn delete_network<'a>(
+        &'a self,
+        _network: &'a NetworkId,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
+        Box::pin(async move { Ok(pretended(&request)) })
+    }
+
+    fn restore(
+        &self,
+        request: AttachRequest,
+        _found: Option<ObservedEndpoint>,
+    ) -> BoxFuture<'_, Result<(Attachment, bool), NetError>> {
+        Box::pin(async move { Ok((pretended(&request), false)) })
+    }
+
+    fn detach<'a>(
+        &'a self,
+        _host_interface: &'a str,
+        _wait: bool,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>> {
+        Box::pin(async { Ok(Observed::default()) })
+    }
+}
+
+fn network(name: &str, driver: DriverConfig) -> NetworkSpec {
+    NetworkSpec { id: NetworkId::random(), name: name.to_owned(), driver }
+}
+
+fn bridge(name: &str, gateway: &str) -> NetworkSpec {
+    let gateway: IpNet = gateway.parse().unwrap();
+    let subnet = Subnet { net: gateway.trunc(), gateway: gateway.addr() };
+    network(name, DriverConfig::Bridge(BridgeConfig::new(name, subnet)))
+}
+
+fn sandbox(networks: &[(&NetworkSpec, &str)]) -> SandboxSpec {
+    let endpoint = |(network, address): &(&NetworkSpec, &str)| EndpointSpec {
+        endpoint: EndpointId::random(),
+        network: network.id.clone(),
+        addresses: address.parse().into_iter().collect(),
+        mac: None,
+        aliases: Vec::new(),
+    };
+    SandboxSpec {
+        sandbox: SandboxId::random(),
+        container: ContainerId::random(),
+        endpoints: networks.iter().map(endpoint).collect(),
+        ports: vec![PublishedPort {
+            protocol: Protocol::Tcp,
+            host_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            host_port: 8080,
+            container_port: 80,
+        }],
+        sysctls: BTreeMap::new(),
+    }
+}
+
+async fn open(dir: &std::path::Path, list: &[&NetworkSpec]) -> Networks {
+    let mut config = NetConfig::new("sampan-test", dir);
+    config.ip_forward = false;
+    config.networks = list.iter().map(|n| (*n).clone()).collect();
+    let reaper = Reaper::start(dead_group("sampan-test")).unwrap();
+    Networks::open_with(config, reaper, Box::new(NoDriver), Box::new(NoFirewall)).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_hosts_network_needs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, red) = (network("host", DriverConfig::Host), bridge("red", "10.0.0.1/24"));
+    let networks = open(dir.path(), &[&host, &red]).await;
+    let spec = sandbox(&[(&host, "")]);
+    let made = networks.join(spec.clone()).await.unwrap();
+    assert_eq!(made.netns, None);
+    assert_eq!(networks.sandbox(&spec.sandbox), Some(made));
+    networks.leave(&spec.sandbox).await.unwrap();
+    assert_eq!(networks.sandbox(&spec.sandbox), None);
+    let both = networks.join(sandbox(&[(&host, ""), (&red, "10.0.0.2")])).await;
+    assert!(both.unwrap_err().to_string().contains("not supported"));
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_before_anything_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (red, blue) = (bridge("red", "10.0.0.1/24"), bridge("blue", "10.1.0.1/24"));
+    let networks = open(dir.path(), &[&red]).await;
+    let unknown = networks.join(sandbox(&[(&blue, "10.1.0.2")])).await.unwrap_err();
+    assert!(matches!(unknown, NetError::NoNetwork(_)));
+    let outside = networks.join(sandbox(&[(&red, "10.1.0.2")])).await.unwrap_err();
+    assert!(matches!(outside, NetError::InvalidEndpoint { .. }), "{outside}");
+    for wrong in [
+        bridge("red", "10.2.0.1/24"),
+        bridge("green", "10.0.0.1/16"),
+        bridge("much-too-long-a-name", "10.3.0.1/24"),
+        bridge("six", "fd00::1/64"),
+        bridge("small", "10.3.0.1/31"),
+    ] {
+        let refused = networks.create_network(wrong.clone()).await;
+        assert!(refused.is_err(), "{wrong:?}");
+    }
+    networks.create_network(blue.clone()).await.unwrap();
+    assert_eq!(networks.network(&blue.id), Some(blue.clone()));
+    networks.delete_network(&blue.id).await.unwrap();
+    networks.delete_network(&blue.id).await.unwrap();
+    assert_eq!(networks.network(&blue.id), None);
+}
+
+#[tokio::test]
+async fn ports_lead_to_the_first_network_that_leads_out() {
+    let inner = {
+        let mut spec = bridge("inner", "10.0.0.1/24");
+        if let DriverConfig::Bridge(config) = &mut spec.driver {
+            config.internal = true;
+        }
+        spec
+    };
+    let red = bridge("red", "10.1.0.1/24");
+    let spec = sandbox(&[(&inner, "10.0.0.2"), (&red, "10.1.0.2")]);
+    let attached = |networks: &[&NetworkSpec]| {
+        let attach = |network: &&NetworkSpec| {
+            let endpoint = spec.endpoints.iter().find(|e| e.network == network.id).unwrap();
+            let mut attachment = super::sandbox::host_attachment(endpoint);
+            attachment.addresses = endpoint.addresses.iter().map(|a| IpNet::from(*a)).collect();
+            (Arc::new((*network).clone()), attachment)
+        };
+        networks.iter().map(attach).collect::<Vec<_>>()
+    };
+    let forwards = plan::forwards(&spec, &attached(&[&inner, &red]));
+    assert_eq!(forwards.len(), 1);
+    assert_eq!(forwards[0].target, SocketAddr::from((Ipv4Addr::new(10, 1, 0, 2), 80)));
+    assert_eq!(plan::forwards(&spec, &attached(&[&inner])), []);
+}

@@ -81,7 +81,7 @@ impl PortTable {
         in_use: InUse<'_>,
     ) -> Result<PublishedPort, PortError> {
         let host_port = match &request.host_range {
-            Some(range) => self.from_range(request, range, in_use)?,
+            Some(range) => self.first_free(request, range, in_use)?,
             None => self.random_port(request, in_use)?,
         };
         let port = PublishedPort {
@@ -95,7 +95,7 @@ impl PortTable {
     }
 
     /// The first free port of a range; for a range of one, why it is not free.
-    fn from_range(
+    fn first_free(
         &self,
         request: &PortRequest,
         range: &RangeInclusive<u16>,

@@ -97,6 +97,9 @@ fn make_outside() -> NetNs {
             add_route(&by_host).unwrap(),
         ])
         .unwrap();
+    // Asking for a link activates it at once.
+    route.link("lan0").unwrap();
+    inner.link("eth0").unwrap();
     outside
 }
 

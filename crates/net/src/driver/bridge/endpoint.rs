@@ -47,11 +47,19 @@ impl Bridge {
     ) -> Result<Attachment, NetError> {
         let marking = self.marking();
         let attached = self.worker.run(move |kernel| attach(kernel, &marking, &request)).await?;
-        if attached.is_err() {
-            // What was made is marked as dead.
-            self.reaper.links();
+        match attached {
+            Ok((attachment, replaced)) => {
+                if replaced {
+                    self.reaper.links();
+                }
+                Ok(attachment)
+            }
+            Err(e) => {
+                // What was made is marked as dead.
+                self.reaper.links();
+                Err(e)
+            }
         }
-        attached
     }
 
     pub(super) async fn restore_endpoint(
@@ -138,13 +146,13 @@ impl<'a> Plan<'a> {
         NetError::kernel(format!("attach sandbox {sandbox} to network {network}"))
     }
 
-    fn attachment(&self, interface: String, host_interface: String, mac: MacAddr) -> Attachment {
+    fn attachment(&self, interface: String, host_interface: String) -> Attachment {
         Attachment {
             endpoint: self.request.endpoint.endpoint.clone(),
             network: self.request.network.id.clone(),
             interface: Some(interface),
             host_interface: Some(host_interface),
-            mac: Some(mac),
+            mac: Some(self.mac),
             addresses: self.addresses.clone(),
             gateways: self.gateways.clone(),
             mtu: self.config.mtu,
@@ -183,18 +191,20 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Attaches an endpoint. Says whether links of an interrupted attempt were in
+/// the way, which are marked as dead now.
 fn attach(
     kernel: &mut Kernel,
     marking: &Marking,
     request: &AttachRequest,
-) -> Result<Attachment, NetError> {
+) -> Result<(Attachment, bool), NetError> {
     let plan = Plan::new(request)?;
     let bridge = bridge_index(&mut kernel.route, &plan)?;
     let interface = match &request.interface {
         Some(name) => name.clone(),
         None => free_interface(&mut request.namespace.route()).map_err(plan.failed())?,
     };
-    let link = make_pair(&mut kernel.route, marking, &plan, &interface)?;
+    let (link, replaced) = make_pair(&mut kernel.route, marking, &plan, &interface)?;
     let joined = join(kernel, &plan, &link, &interface, bridge);
     if let Err(e) = joined {
         // The reaper removes what was made.
@@ -203,7 +213,7 @@ fn attach(
         }
         return Err(plan.failed()(e));
     }
-    Ok(plan.attachment(interface, link, plan.mac))
+    Ok((plan.attachment(interface, link), replaced))
 }
 
 fn bridge_index(route: &mut Route, plan: &Plan<'_>) -> Result<u32, NetError> {
@@ -214,17 +224,18 @@ fn bridge_index(route: &mut Route, plan: &Plan<'_>) -> Result<u32, NetError> {
     })
 }
 
-/// Makes both links, under the first name that is free.
+/// Makes both links, under the first name that is free. Says whether links of
+/// an interrupted attempt had it.
 fn make_pair(
     route: &mut Route,
     marking: &Marking,
     plan: &Plan<'_>,
     interface: &str,
-) -> Result<String, NetError> {
+) -> Result<(String, bool), NetError> {
     let endpoint = &plan.request.endpoint.endpoint;
     let mark = Mark::Endpoint(plan.request.sandbox.clone(), endpoint.clone());
     let alias = mark.alias(&marking.instance).to_string();
-    let mut taken = None;
+    let (mut taken, mut replaced) = (None, false);
     for name in link_names(endpoint) {
         let veth = NewVeth {
             name: &name,
@@ -242,12 +253,13 @@ fn make_pair(
         match route.run(vec![add_veth(&veth)]) {
             Ok(()) => {
                 route.run(vec![set_link(LinkRef::Name(&name), &marked)]).map_err(plan.failed())?;
-                return Ok(name);
+                return Ok((name, replaced));
             }
             Err(e) if e.is_present() => {
                 // Of an interrupted attempt with the same endpoint, or not ours.
                 if route.link(&name).ok().flatten().is_some_and(|l| l.alias == alias) {
                     retire(route, marking, std::slice::from_ref(&name))?;
+                    replaced = true;
                 }
                 taken = Some(e);
             }
@@ -273,17 +285,30 @@ fn join(
         .ok_or_else(|| NetlinkError::Malformed(format!("find link {interface}")))?;
     inner.run(plan.inside(inside.index))?;
     drop(inner);
-    let mut requests = plan.outside(link, bridge);
+    kernel.route.run(plan.outside(link, bridge))?;
+    activate(kernel, plan, link, interface, bridge)
+}
+
+/// Makes sure that the first packet is not lost, whichever way it goes.
+fn activate(
+    kernel: &mut Kernel,
+    plan: &Plan<'_>,
+    link: &str,
+    interface: &str,
+    bridge: u32,
+) -> Result<(), NetlinkError> {
+    // The kernel activates a link whose carrier came up a moment later, or
+    // when somebody asks for the link. A bridge has no carrier before its
+    // first port.
+    plan.request.namespace.route().link(interface)?;
+    kernel.route.link(link)?;
+    kernel.route.link(&plan.config.bridge)?;
     // An earlier owner of the address may be known by another MAC address.
-    requests.extend(plan.addresses.iter().map(|address| {
+    let neighbours = plan.addresses.iter().map(|address| {
         let neighbour = Neighbour { link: bridge, address: address.addr(), mac: plan.mac.0 };
         replace_neighbour(&neighbour)
-    }));
-    kernel.route.run(requests)?;
-    // The kernel activates a link whose carrier came up a moment later, or
-    // when somebody asks for the link: the first packet shall not be lost.
-    kernel.route.link(link)?;
-    plan.request.namespace.route().link(interface)?;
+    });
+    kernel.route.run(neighbours.collect())?;
     for address in &plan.addresses {
         if let IpAddr::V4(v4) = address.addr()
             && let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, v4)
@@ -315,7 +340,7 @@ fn complete(
     request: &AttachRequest,
     found: &ObservedEndpoint,
 ) -> Result<Option<(Attachment, bool)>, NetError> {
-    let plan = Plan::new(request)?;
+    let mut plan = Plan::new(request)?;
     let bridge = bridge_index(&mut kernel.route, &plan)?;
     let mut missing = false;
     let mut inner = request.namespace.route();
@@ -346,8 +371,12 @@ fn complete(
         kernel.route.run(requests).map_err(plan.failed())?;
         missing = true;
     }
-    let mac = <[u8; 6]>::try_from(inside.mac.as_slice()).map_or(plan.mac, MacAddr);
-    let attachment = plan.attachment(inside.name, found.host_interface.clone(), mac);
+    plan.mac = <[u8; 6]>::try_from(inside.mac.as_slice()).map_or(plan.mac, MacAddr);
+    if missing {
+        activate(kernel, &plan, &found.host_interface, &inside.name, bridge)
+            .map_err(plan.failed())?;
+    }
+    let attachment = plan.attachment(inside.name, found.host_interface.clone());
     Ok(Some((attachment, missing)))
 }
 

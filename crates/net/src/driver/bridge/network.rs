@@ -72,8 +72,7 @@ fn complete(
     let mut missing = Vec::new();
     let mut found = route.link(name).map_err(failed())?;
     if found.is_none() {
-        let mark = Mark::Network(network.id.clone());
-        make(route, instance, &mark, config).map_err(failed())?;
+        make(route, instance, &network.id, config).map_err(failed())?;
         missing.push(format!("bridge {name} of network {}", network.name));
         found = route.link(name).map_err(failed())?;
     }
@@ -112,13 +111,21 @@ fn complete(
 fn make(
     route: &mut Route,
     instance: &str,
-    mark: &Mark,
+    network: &NetworkId,
     config: &BridgeConfig,
 ) -> Result<(), sampan_sys::netlink::NetlinkError> {
-    let alias = mark.alias(instance).to_string();
-    let bridge = NewBridge { name: &config.bridge, mac: MacAddr::random().0, mtu: config.mtu };
+    let alias = Mark::Network(network.clone()).alias(instance).to_string();
+    let bridge = NewBridge { name: &config.bridge, mac: mac_of(network).0, mtu: config.mtu };
     let marked = LinkChange { alias: Some(&alias), ..LinkChange::default() };
     route.run(vec![add_bridge(&bridge), set_link(LinkRef::Name(&config.bridge), &marked)])
+}
+
+/// The hardware address of a network's bridge: as random as the network's id,
+/// and the same again when the bridge has to be made anew, since containers
+/// remember it.
+fn mac_of(network: &NetworkId) -> MacAddr {
+    let digits = |at: usize| u8::from_str_radix(&network.as_str()[at..at + 2], 16).unwrap_or(0);
+    MacAddr([(digits(0) & 0xfc) | 0x02, digits(2), digits(4), digits(6), digits(8), digits(10)])
 }
 
 /// Adds the gateways' addresses that are missing, and takes away others of

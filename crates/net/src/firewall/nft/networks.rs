@@ -91,12 +91,16 @@ fn base_rules() -> Vec<Rule> {
     vec![
         by_interface("guard", MetaKey::IifName, GUARD_FROM, "from containers"),
         // Before routing, a packet to 127.0.0.0/8 can only be forged.
-        When::always().not_to_loopback().to_host().verdict(
+        When::always().destination_is_not_loopback().destination_is_host().verdict(
             "prerouting",
             "from outside and from containers",
             to_published(),
         ),
-        When::always().to_host().verdict("output", "from the host itself", to_published()),
+        When::always().destination_is_host().verdict(
+            "output",
+            "from the host itself",
+            to_published(),
+        ),
         by_interface("forward", MetaKey::IifName, FORWARD_FROM, "out of internal networks"),
         by_interface("forward", MetaKey::OifName, FORWARD_TO, "into networks"),
         by_interface("postrouting", MetaKey::OifName, NAT_TO, "into networks"),
@@ -123,19 +127,19 @@ fn parts(network: &NetworkRules) -> Vec<Part> {
     let mut parts = vec![
         part(network, GUARD_FROM, |chain| {
             let comment = "loopback addresses are the host's own";
-            vec![When::always().to_loopback().verdict(chain, comment, Verdict::Drop)]
+            vec![When::always().destination_is_loopback().verdict(chain, comment, Verdict::Drop)]
         }),
         part(network, FORWARD_TO, |chain| forward_to(network, chain)),
         part(network, NAT_TO, |chain| nat_to(network, chain)),
     ];
     if network.internal {
         parts.push(part(network, FORWARD_FROM, |chain| {
-            let out = When::always().to_other_interface(bridge);
+            let out = When::always().leaves_elsewhere_than(bridge);
             vec![out.verdict(chain, "no way out of an internal network", Verdict::Drop)]
         }));
     } else if network.masquerade {
         parts.push(part(network, NAT_FROM, |chain| {
-            let out = When::always().to_other_interface(bridge);
+            let out = When::always().leaves_elsewhere_than(bridge);
             vec![out.then(chain, "out with the host's address", Expr::masquerade())]
         }));
     }
@@ -154,7 +158,7 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
     } else {
         ("containers are kept from each other", Verdict::Drop)
     };
-    let neighbours = When::always().from_interface(&network.bridge);
+    let neighbours = When::always().enters_by(&network.bridge);
     rules.push(neighbours.verdict(chain, comment, verdict));
     let comment =
         if network.internal { "no way into an internal network" } else { "not published" };
@@ -166,7 +170,7 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
 /// to the host. The network's own packets are known by their source: where
 /// br_netfilter hands them over, they have no interface of origin here.
 fn nat_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
-    let mut rules = vec![When::always().from_loopback().then(
+    let mut rules = vec![When::always().source_is_loopback().then(
         chain,
         "from 127.0.0.1 to a published port",
         Expr::masquerade(),
@@ -176,7 +180,7 @@ fn nat_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
         IpNet::V6(_) => None,
     });
     rules.extend(subnets.map(|subnet| {
-        When::always().from_subnet(subnet).published().then(
+        When::always().source_is_in(subnet).published().then(
             chain,
             "from a container to a port published on its own network",
             Expr::masquerade(),

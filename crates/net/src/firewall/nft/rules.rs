@@ -51,13 +51,13 @@ impl When {
     }
 
     /// The packet came in by this interface.
-    pub fn from_interface(self, name: &str) -> Self {
+    pub fn enters_by(self, name: &str) -> Self {
         let key = interface_key(name);
         self.and([Expr::meta(MetaKey::IifName, R), Expr::compare(R, true, &key)])
     }
 
     /// The packet leaves by another interface.
-    pub fn to_other_interface(self, name: &str) -> Self {
+    pub fn leaves_elsewhere_than(self, name: &str) -> Self {
         let key = interface_key(name);
         self.and([Expr::meta(MetaKey::OifName, R), Expr::compare(R, false, &key)])
     }
@@ -70,22 +70,22 @@ impl When {
     }
 
     /// The packet comes from 127.0.0.0/8.
-    pub fn from_loopback(self) -> Self {
+    pub fn source_is_loopback(self) -> Self {
         self.loopback(IPV4_SOURCE, true)
     }
 
     /// The packet goes to 127.0.0.0/8.
-    pub fn to_loopback(self) -> Self {
+    pub fn destination_is_loopback(self) -> Self {
         self.loopback(IPV4_DESTINATION, true)
     }
 
     /// The packet goes elsewhere than to 127.0.0.0/8.
-    pub fn not_to_loopback(self) -> Self {
+    pub fn destination_is_not_loopback(self) -> Self {
         self.loopback(IPV4_DESTINATION, false)
     }
 
     /// The packet comes from an address of this subnet.
-    pub fn from_subnet(self, subnet: Ipv4Net) -> Self {
+    pub fn source_is_in(self, subnet: Ipv4Net) -> Self {
         let mut when = self.ipv4().and([Expr::payload(PayloadBase::Network, IPV4_SOURCE, 4, R)]);
         if subnet.prefix_len() < 32 {
             when = when.and([Expr::mask(R, &subnet.netmask().octets())]);
@@ -94,7 +94,7 @@ impl When {
     }
 
     /// The packet goes to an address of the host.
-    pub fn to_host(self) -> Self {
+    pub fn destination_is_host(self) -> Self {
         self.and([Expr::fib_destination_type(R), Expr::compare(R, true, &RTN_LOCAL.to_ne_bytes())])
     }
 
