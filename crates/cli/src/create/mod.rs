@@ -115,7 +115,7 @@ pub struct CreateFlags {
     pub log_opt: Vec<String>,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
+    pub help: Option<bool>,
 }
 
 /// Files.
