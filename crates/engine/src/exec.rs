@@ -127,12 +127,11 @@ impl Engine {
         {
             return Err(EngineError::Invalid(format!("invalid environment variable: {wrong}")));
         }
-        if let Some(dir) = config.working_dir.as_deref().filter(|d| !d.is_empty()) {
-            if !dir.starts_with('/') {
-                return Err(EngineError::Invalid(format!(
-                    "the working directory '{dir}' is invalid, it needs to be an absolute path"
-                )));
-            }
+        let dir = config.working_dir.as_deref().filter(|d| !d.is_empty() && !d.starts_with('/'));
+        if let Some(dir) = dir {
+            return Err(EngineError::Invalid(format!(
+                "the working directory '{dir}' is invalid, it needs to be an absolute path"
+            )));
         }
         let exec = self.exec_prepare(&c, config);
         Ok(exec.id.clone())

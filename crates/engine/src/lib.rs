@@ -75,7 +75,7 @@ pub(crate) struct Inner {
     config: EngineConfig,
     store: Arc<dyn Store>,
     images: Images,
-    /// Pull and push; made by [`images::registry`].
+    /// Pull and push.
     registry: Registry,
     volumes: Volumes,
     runtime: Runtime,

@@ -33,9 +33,8 @@ pub(super) fn check_modes(engine: &Engine, host: &mut HostConfig) -> Result<()> 
     for (what, mode) in [("PID", &mut host.pid_mode), ("IPC", &mut host.ipc_mode)] {
         let Some(text) = mode.as_deref() else { continue };
         match text {
-            "" | "host" | "private" if what == "PID" || text != "" => {}
-            "" => {}
-            "none" | "shareable" if what == "IPC" => {}
+            "" | "host" => {}
+            "private" | "none" | "shareable" if what == "IPC" => {}
             other => match container_mode(other) {
                 Some(name) if !name.is_empty() => {
                     let found =

@@ -97,6 +97,7 @@ impl Engine {
             return Err(e);
         }
         crate::fault!("start:after-record");
+        let mut stages = Stages::begin();
         let record = c.record();
         let joined = async {
             let NetPlan::Sandbox(spec) = &plan else { return Ok(None) };
@@ -109,14 +110,17 @@ impl Engine {
         let (prepared, netns) = (prepared?, netns?);
         self.network_events(c, &networking, "connect");
         *connected = true;
+        stages.done("files and network");
         let shim = self.create_process(&record, &plan, prepared, netns).await?;
         crate::fault!("start:after-create");
+        stages.done("create");
         c.set_shim(Some(shim.clone()));
         self.attach_waiting(c, &shim).await;
         self.copy_record(&record).await?;
         crate::fault!("start:before-start");
         let at = shim.start().await.map_err(start_failure)?;
         crate::fault!("start:after-start");
+        stages.done("start");
         let health = crate::health::is_checked(&record.config);
         c.change(|r| step(r, Transition::Started { pid: shim.pid(), at, health }));
         self.persist_later(c);
@@ -183,6 +187,20 @@ impl Engine {
         let attributes =
             labels.map(|(k, v)| (k.as_str(), v.as_str())).chain(own).chain(more.iter().copied());
         self.event_bus().publish(EventType::Container, action, c.id().as_str(), attributes);
+    }
+}
+
+/// How long the stages of a start took, for whoever looks for slow ones.
+struct Stages(Instant);
+
+impl Stages {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    fn done(&mut self, stage: &str) {
+        tracing::trace!(stage, micros = self.0.elapsed().as_micros(), "stage of a start");
+        self.0 = Instant::now();
     }
 }
 

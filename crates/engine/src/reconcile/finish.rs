@@ -182,10 +182,8 @@ impl Engine {
                 self.remove_locked(c, true).await?;
                 return Ok(false);
             }
-            Status::Created => {
-                if self.image_store().snapshot(c.id()).is_err() {
-                    self.build(c, &[], &mut Vec::new()).await?;
-                }
+            Status::Created if self.image_store().snapshot(c.id()).is_err() => {
+                self.build(c, &[], &mut Vec::new()).await?;
             }
             _ => {}
         }
