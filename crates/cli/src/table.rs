@@ -37,7 +37,7 @@ impl Table {
         match format.trim() {
             "" | "table" => Ok(self.default_form()),
             "json" => {
-                Ok(self.rows.iter().map(|row| format!("{}\n", Value::from(row.clone()))).collect())
+                Ok(self.rows.iter().map(|row| json_line(&Value::from(row.clone()))).collect())
             }
             template => match template.strip_prefix("table ") {
                 Some(template) => self.with_headings(template),
@@ -66,6 +66,7 @@ impl Table {
         for column in &self.columns {
             headings.insert(column.field.to_owned(), Value::from(column.heading));
         }
+        headings.insert("Label".to_owned(), Value::from(true));
         let mut lines = vec![parsed.render(&Value::from(headings))?];
         for row in &self.rows {
             lines.push(parsed.render(&Value::from(row.clone()))?);
@@ -79,6 +80,13 @@ impl Table {
         let parsed = Template::parse(&unescape(template), Missing::Error)?;
         self.rows.iter().map(|row| Ok(parsed.render(&Value::from(row.clone()))? + "\n")).collect()
     }
+}
+
+/// A row as Go writes JSON: three characters that mean something to a browser
+/// are escaped.
+fn json_line(row: &Value) -> String {
+    let text = row.to_string();
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026") + "\n"
 }
 
 /// docker's heading of a field that is in no default form.

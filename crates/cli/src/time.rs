@@ -70,6 +70,21 @@ pub fn go_style(unix: i64) -> String {
     local(unix).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
+/// The same of a time in the API's form, with its fraction; what is no time
+/// comes back as it is.
+pub fn go_style_of(text: &str) -> String {
+    let Ok(time) = text.parse::<Timestamp>() else { return text.to_owned() };
+    let nanos = format!("{:09}", time.subsec_nanosecond());
+    let fraction = nanos.trim_end_matches('0');
+    let whole = go_style(time.as_second());
+    match whole.split_once(" +").or_else(|| whole.split_once(" -")) {
+        Some((date, _)) if !fraction.is_empty() => {
+            format!("{date}.{fraction}{}", &whole[date.len()..])
+        }
+        _ => whole,
+    }
+}
+
 /// `2025-01-31T12:00:00Z`, local.
 pub fn rfc3339(unix: i64) -> String {
     utc_as_z(&local(unix).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())

@@ -21,6 +21,8 @@ pub fn binary_size(bytes: f64) -> String {
 }
 
 fn scaled(mut value: f64, base: f64, units: &[&str], digits: usize) -> String {
+    // A sum of nothing is -0.
+    value += 0.0;
     let mut unit = 0;
     while value >= base && unit + 1 < units.len() {
         value /= base;

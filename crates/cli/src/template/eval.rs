@@ -50,6 +50,7 @@ impl Scope<'_> {
             Node::Text(text) => self.out.push_str(text),
             Node::Print(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
+                self.check_present(pipeline, dot, &value)?;
                 self.out.push_str(&show(&value));
             }
             Node::Assign(name, pipeline) => {
@@ -91,6 +92,34 @@ impl Scope<'_> {
         Ok(())
     }
 
+    /// A bare field that isn't there is a typing mistake when it is printed;
+    /// in a condition it is only false, since fields may be left out. In a map
+    /// of texts, such as labels, any key may be missing.
+    fn check_present(
+        &self,
+        pipeline: &Pipeline,
+        dot: &Value,
+        value: &Value,
+    ) -> Result<(), TemplateError> {
+        let [command] = pipeline.as_slice() else { return Ok(()) };
+        let [Term::Field(path)] = command.as_slice() else { return Ok(()) };
+        let Some((last, above)) = path.split_last() else { return Ok(()) };
+        if self.missing == Missing::Error || value != "<no value>" {
+            return Ok(());
+        }
+        match self.walk(dot, above)? {
+            Value::Object(map)
+                if !map.contains_key(last) && !map.values().all(Value::is_string) =>
+            {
+                error(format!(
+                    "executing \"\" at <.{}>: map has no entry for key {last:?}",
+                    path.join(".")
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn pipeline(&self, pipeline: &Pipeline, dot: &Value) -> Result<Value, TemplateError> {
         let mut last = None;
         for command in pipeline {
@@ -115,7 +144,10 @@ impl Scope<'_> {
             Some((term, [])) if piped.is_none() => self.term(term, dot),
             // The one method that rows have: `.Label "key"`.
             Some((Term::Field(path), [key])) if path.len() == 1 && path[0] == "Label" => {
-                Ok(Value::from(label(&show(&dot["Labels"]), &show(&self.term(key, dot)?))))
+                let key = show(&self.term(key, dot)?);
+                // The row of headings says so.
+                let is_heading = dot["Label"] == true;
+                Ok(Value::from(if is_heading { key } else { label(&show(&dot["Labels"]), &key) }))
             }
             _ => error("can't give arguments to a value"),
         }
@@ -315,6 +347,8 @@ fn index(args: &[Value]) -> Result<Value, TemplateError> {
             }
             (Value::Object(map), Value::String(key)) => match map.get(key) {
                 Some(v) => v,
+                // Go's zero value of a map of texts.
+                None if map.values().all(Value::is_string) => return Ok(Value::from("")),
                 None => return Ok(Value::from("<no value>")),
             },
             (Value::Null, _) => return error("index of untyped nil"),

@@ -3,9 +3,9 @@
 //! functions. Pure: a template and a JSON value give a text.
 //!
 //! Be aware:
-//! - A field that the value doesn't have is an error, as in docker, where the
-//!   value is a row of a table; in free JSON (`inspect`) it prints
-//!   `<no value>`.
+//! - A field that the value doesn't have is an error where the value is a row
+//!   of a table. In free JSON (`inspect`) it is one only when it is printed:
+//!   docker's structures know which fields may be left out, JSON doesn't.
 //! - Source: the documentation of Go's text/template and docker's formatting
 //!   page.
 
@@ -85,7 +85,9 @@ mod tests {
             ("{{- .N -}} x", "3x"),
             ("{{/* nothing */}}z", "z"),
             ("{{$x := .N}}{{$x}}", "3"),
-            ("{{.Nope}}", "<no value>"),
+            ("{{.Net.Networks.a.Nope}}", "<no value>"),
+            ("{{if .Nope}}y{{else}}n{{end}}", "n"),
+            ("{{index .Net.Networks.a \"Nope\"}}|", "|"),
             ("{{split \"a,b\" \",\"}}", "[a b]"),
             ("{{truncate .Name 2}}|{{pad .N 1 1}}", "/w| 3 "),
             ("{{range $i, $e := .List}}{{$i}}{{$e}}{{end}}", "0x1y"),
@@ -109,6 +111,7 @@ mod tests {
         ] {
             assert!(Template::parse(text, Missing::NoValue).is_err(), "{text}");
         }
+        assert!(render("{{.Nope}}", &json!({"N": 1})).is_err());
         let strict = Template::parse("{{.Nope}}", Missing::Error).unwrap();
         assert!(strict.render(&json!({})).unwrap_err().to_string().contains("Nope"));
     }

@@ -74,7 +74,8 @@ fn with_go_names(mut event: Value) -> Value {
         ("scope", "Scope"),
     ];
     for (name, go) in names {
-        event[go] = event[name].clone();
+        let value = event[name].clone();
+        event[go] = if value.is_null() { "".into() } else { value };
     }
     event
 }

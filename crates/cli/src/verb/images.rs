@@ -5,7 +5,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::ps::labels;
 use crate::app::App;
 use crate::client::Client;
 use crate::create;
@@ -13,7 +12,7 @@ use crate::failure::{Failures, is_not_found, text as words};
 use crate::query::{Query, name, parse_filter};
 use crate::reference::Reference;
 use crate::table::{Column, Table};
-use crate::units::decimal_size;
+use crate::units::{decimal_size, exact_size};
 use crate::{out, time};
 
 const NONE: &str = "<none>";
@@ -135,11 +134,10 @@ fn row(
         "CreatedSince": time::since(created),
         "CreatedAt": time::go_style(created),
         "Size": size,
-        "VirtualSize": size,
+        "VirtualSize": exact_size(image["Size"].as_f64().unwrap_or_default()),
         "Containers": count("Containers"),
         "SharedSize": shared.map_or_else(|| "N/A".to_owned(), decimal_size),
         "UniqueSize": own.unwrap_or_else(|| "N/A".to_owned()),
-        "Labels": labels(&image["Labels"]),
     });
     match row {
         Value::Object(map) => map,
@@ -280,7 +278,6 @@ impl History {
             "CreatedBy": if self.no_trunc { by } else { out::ellipsis(&by, 45) },
             "Size": if self.human { decimal_size(size) } else { size.to_string() },
             "Comment": text(&entry["Comment"]),
-            "Tags": entry["Tags"],
         });
         match row {
             Value::Object(map) => map,

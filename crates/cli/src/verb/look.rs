@@ -79,7 +79,7 @@ impl Port {
         let key = if wanted.contains('/') { wanted.clone() } else { format!("{wanted}/tcp") };
         let found = bindings(&ports[&key]);
         if found.is_empty() {
-            bail!("no public port '{key}' published for {}", self.container);
+            bail!("Error: No public port '{wanted}' published for {}", self.container);
         }
         found.iter().try_for_each(|b| out::line(b))
     }

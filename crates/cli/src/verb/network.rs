@@ -100,7 +100,7 @@ impl List {
             "IPv6": (network["EnableIPv6"] == true).to_string(),
             "Internal": (network["Internal"] == true).to_string(),
             "Labels": labels(&network["Labels"]),
-            "CreatedAt": time::unix(created).map_or_else(|| created.to_owned(), time::go_style),
+            "CreatedAt": time::go_style_of(created),
         });
         match row {
             Value::Object(map) => map,

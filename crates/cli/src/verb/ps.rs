@@ -165,67 +165,72 @@ fn local_volumes(container: &Value) -> String {
     mounts.filter(|m| m["Driver"] == "local").count().to_string()
 }
 
-/// `0.0.0.0:8080-8081->80-81/tcp, 443/tcp`: as docker shows them, neighbours
-/// joined to ranges.
-fn ports(list: &[Value]) -> String {
-    struct Port {
-        ip: String,
-        public: u64,
-        private: u64,
-        kind: String,
+/// A published or exposed port; no address: exposed.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Port<'a> {
+    private: u64,
+    ip: &'a str,
+    public: u64,
+    kind: &'a str,
+}
+
+/// Neighbouring ports of one address and kind, published under their own numbers.
+struct Group<'a> {
+    ip: &'a str,
+    kind: &'a str,
+    first: u64,
+    last: u64,
+}
+
+impl std::fmt::Display for Group<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let range = if self.first == self.last {
+            self.first.to_string()
+        } else {
+            format!("{}-{}", self.first, self.last)
+        };
+        match self.ip {
+            "" => write!(f, "{range}/{}", self.kind),
+            ip => write!(f, "{}:{range}->{range}/{}", host(ip), self.kind),
+        }
     }
-    let mut ports: Vec<Port> = list
+}
+
+fn host(ip: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() }
+}
+
+/// `0.0.0.0:80-81->80-81/tcp, 443/tcp`: as docker shows them, neighbours
+/// joined to ranges, ports that are published under another number last.
+fn ports(list: &[Value]) -> String {
+    let mut ports: Vec<Port<'_>> = list
         .iter()
         .map(|p| Port {
-            ip: text(&p["IP"]).to_owned(),
-            public: p["PublicPort"].as_u64().unwrap_or_default(),
             private: p["PrivatePort"].as_u64().unwrap_or_default(),
-            kind: text(&p["Type"]).to_owned(),
+            ip: text(&p["IP"]),
+            public: p["PublicPort"].as_u64().unwrap_or_default(),
+            kind: text(&p["Type"]),
         })
         .collect();
-    ports.sort_by(|a, b| {
-        (a.private, &a.ip, a.public, &a.kind).cmp(&(b.private, &b.ip, b.public, &b.kind))
-    });
-    let show = |first: &Port, last: &Port| {
-        let range = |a: u64, b: u64| if a == b { a.to_string() } else { format!("{a}-{b}") };
-        let container = format!("{}/{}", range(first.private, last.private), first.kind);
-        if first.ip.is_empty() {
-            return container;
-        }
-        let address =
-            if first.ip.contains(':') { format!("[{}]", first.ip) } else { first.ip.clone() };
-        format!("{address}:{}->{container}", range(first.public, last.public))
-    };
-    // Ranges are of one address and kind; a port published elsewhere than on
-    // its own number stands alone, as with docker.
-    let mut groups: Vec<(usize, usize)> = Vec::new();
-    let mut alone: Vec<(usize, usize)> = Vec::new();
-    for (i, port) in ports.iter().enumerate() {
-        let is_moved = port.public != 0 && port.public != port.private;
-        if is_moved {
-            alone.push((i, i));
+    ports.sort();
+    let (mut closed, mut open, mut moved) = (Vec::new(), Vec::<Group<'_>>::new(), Vec::new());
+    for port in ports {
+        if !port.ip.is_empty() && port.public != port.private {
+            let Port { private, ip, public, kind } = port;
+            moved.push(format!("{}:{public}->{private}/{kind}", host(ip)));
             continue;
         }
-        let found = groups.iter_mut().find(|(_, last)| {
-            let last = &ports[*last];
-            last.ip == port.ip
-                && last.kind == port.kind
-                && last.private + 1 == port.private
-                && (last.public == 0) == (port.public == 0)
-        });
-        match found {
-            Some((_, last)) => *last = i,
-            None => groups.push((i, i)),
+        let mut same = open.iter_mut().filter(|g| g.ip == port.ip && g.kind == port.kind);
+        let new = Group { ip: port.ip, kind: port.kind, first: port.private, last: port.private };
+        match same.next() {
+            Some(group) if group.last + 1 == port.private => group.last = port.private,
+            Some(group) => closed.push(std::mem::replace(group, new).to_string()),
+            None => open.push(new),
         }
     }
-    let mut shown: Vec<((u64, u64), String)> = groups
-        .into_iter()
-        .map(|(a, b)| (a, b, 1))
-        .chain(alone.into_iter().map(|(a, b)| (a, b, 0)))
-        .map(|(a, b, order)| ((order, a as u64), show(&ports[a], &ports[b])))
-        .collect();
-    shown.sort_by_key(|(order, _)| *order);
-    shown.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+    closed.extend(open.iter().map(Group::to_string));
+    closed.extend(moved);
+    closed.join(", ")
 }
 
 #[cfg(test)]

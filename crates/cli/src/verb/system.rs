@@ -185,7 +185,12 @@ fn info_text(info: &Value) -> String {
         value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(" ")
     };
     let plugins = &info["Plugins"];
-    line(1, "Plugins", " ");
+    out.push_str(" Plugins:\n");
+    let mut line = |depth: usize, label: &str, value: &str| {
+        if !value.is_empty() {
+            out.push_str(&format!("{}{label}: {value}\n", " ".repeat(depth)));
+        }
+    };
     for kind in ["Volume", "Network", "Log"] {
         line(2, kind, &list(&plugins[kind]));
     }
@@ -197,7 +202,7 @@ fn info_text(info: &Value) -> String {
     let options: Vec<&str> =
         info["SecurityOptions"].as_array().into_iter().flatten().map(text).collect();
     if !options.is_empty() {
-        line(1, "Security Options", " ");
+        out.push_str(" Security Options:\n");
         for option in options {
             let mut parts = option.split(',').map(|p| p.split_once('=').map_or(p, |(_, v)| v));
             out.push_str(&format!("  {}\n", parts.next().unwrap_or_default()));

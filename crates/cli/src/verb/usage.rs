@@ -7,7 +7,7 @@ use super::ps::labels;
 use super::system::Total;
 use crate::reference::Reference;
 use crate::table::{Column, Table};
-use crate::units::exact_size;
+use crate::units::{decimal_size, exact_size};
 use crate::{out, time};
 
 fn list<'a>(usage: &'a Value, key: &str) -> &'a [Value] {
@@ -140,9 +140,22 @@ pub fn verbose(usage: &Value, format: Option<&str>) -> Result<String> {
         &[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")],
         list(usage, "Volumes").iter().map(volume_row).collect(),
     )?;
+    let cache = table(
+        &[
+            ("ID", "CACHE ID"),
+            ("Type", "CACHE TYPE"),
+            ("Size", "SIZE"),
+            ("Created", "CREATED"),
+            ("Used", "LAST USED"),
+            ("Count", "USAGE"),
+            ("Shared", "SHARED"),
+        ],
+        list(usage, "BuildCache").iter().map(cache_row).collect(),
+    )?;
     Ok(format!(
         "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\n\
-         Local Volumes space usage:\n\n{volumes}"
+         Local Volumes space usage:\n\n{volumes}\nBuild cache usage: {}\n\n{cache}",
+        exact_size(build_cache(usage).size)
     ))
 }
 
@@ -160,7 +173,7 @@ fn image_row(image: &Value) -> Value {
         "Tag": tag,
         "ID": out::short_id(image["Id"].as_str().unwrap_or_default()),
         "Created": time::since(image["Created"].as_i64().unwrap_or_default()),
-        "Size": exact_size(size),
+        "Size": decimal_size(size),
         "Shared": exact_size(shared),
         "Unique": exact_size(size - shared),
         "Containers": image["Containers"].to_string(),
@@ -176,11 +189,27 @@ fn container_row(container: &Value) -> Value {
         "Image": word("Image"),
         "Command": format!("\"{}\"", out::ellipsis(&word("Command"), 20)),
         "Volumes": mounts.filter(|m| m["Type"] == "volume").count().to_string(),
-        "Size": exact_size(bytes(&container["SizeRw"])),
+        "Size": decimal_size(bytes(&container["SizeRw"])),
         "Created": time::since(container["Created"].as_i64().unwrap_or_default()),
         "Status": word("Status"),
         "Names": name,
         "Labels": labels(&container["Labels"]),
+    })
+}
+
+fn cache_row(cache: &Value) -> Value {
+    let since = |key: &str| {
+        let time = cache[key].as_str().and_then(time::unix);
+        time.map_or_else(String::new, time::since)
+    };
+    json!({
+        "ID": out::ellipsis(cache["ID"].as_str().unwrap_or_default(), 12),
+        "Type": cache["Type"],
+        "Size": decimal_size(bytes(&cache["Size"])),
+        "Created": since("CreatedAt"),
+        "Used": since("LastUsedAt"),
+        "Count": cache["UsageCount"].to_string(),
+        "Shared": (cache["Shared"] == true).to_string(),
     })
 }
 
