@@ -59,7 +59,7 @@ pub fn is_not_found(error: &anyhow::Error) -> bool {
 pub fn text(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let cause = without_number(&cause.to_string());
         if out.is_empty() {
             out = cause;
         } else if !out.contains(&cause) {
@@ -67,6 +67,16 @@ pub fn text(error: &anyhow::Error) -> String {
         }
     }
     out
+}
+
+/// The system's errors without their number: ` (os error 2)`.
+fn without_number(text: &str) -> String {
+    match text.rsplit_once(" (os error ") {
+        Some((front, number)) if number.trim_end_matches(')').parse::<i32>().is_ok() => {
+            front.to_owned()
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Turns the end of a command into its exit code, and says what went wrong.

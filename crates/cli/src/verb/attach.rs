@@ -210,7 +210,7 @@ impl Start {
             }
         }
         if !failed.is_empty() {
-            out::note(&format!("failed to start containers: {}", failed.join(", ")));
+            out::note(&format!("Error: failed to start containers: {}", failed.join(", ")));
         }
         failures.end()
     }

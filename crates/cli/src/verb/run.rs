@@ -86,11 +86,16 @@ impl Run {
         let (keys_text, keys) = session::detach_keys(app, self.detach_keys.as_deref())?;
         let attached = match (self.detach, self.create.attach.is_empty()) {
             (true, false) => {
-                bail!("conflicting options: cannot specify both --attach and --detach")
+                let text = "conflicting options: cannot specify both --attach and --detach";
+                return Err(exit_with(failure::FAILED, text));
             }
             (true, true) => Vec::new(),
             (false, _) => attached(&self.create)?,
         };
+        let restarts = self.create.restart.as_deref().unwrap_or("no") != "no";
+        if self.create.rm && restarts {
+            bail!("conflicting options: cannot specify both --restart and --rm");
+        }
         let streams = Streams {
             stdin: attached.contains(&"stdin"),
             stdout: attached.contains(&"stdout"),
@@ -98,7 +103,7 @@ impl Run {
             tty: self.create.tty,
         };
         terminal::check(streams.stdin, streams.tty)
-            .map_err(|e| exit_with(failure::FAILED, format!("sampan: {e}")))?;
+            .map_err(|e| exit_with(failure::FAILED, e.to_string()))?;
         let client = app.client().await?;
         let id = create_container(app, &client, &self.create, &self.words, &attached).await?;
         if !streams.stdout && !streams.stderr {
