@@ -77,6 +77,15 @@ pub enum ListenError {
         /// The socket.
         path: PathBuf,
     },
+    /// The group that is to own unix sockets is not known.
+    #[error(
+        "cannot give unix sockets to group {name:?}: there is no such group in /etc/group; \
+         create it (groupadd {name}) or choose another --group"
+    )]
+    Group {
+        /// What was given.
+        name: String,
+    },
     /// Something else than a socket is in the way.
     #[error("cannot listen on unix://{}: the file exists and is not a socket", path.display())]
     InTheWay {

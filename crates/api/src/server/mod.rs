@@ -77,19 +77,23 @@ impl Listeners {
 }
 
 /// Binds all `addresses`, or none. TCP needs `security`, said in so many words.
+/// Unix sockets belong to `group` (a name or a number); without one to
+/// `docker`, where that exists.
 ///
 /// # Errors
-/// An address that can't be bound, a live socket in the way, TLS files that
+/// A group that doesn't exist, an address that can't be bound, a live socket in the way, TLS files that
 /// can't be read, TCP without a word on its security.
 pub async fn bind(
     addresses: &[Address],
     security: Option<&TcpSecurity>,
+    group: Option<&str>,
 ) -> Result<Listeners, ListenError> {
+    let gid = unix::group(group)?;
     let mut listeners = Vec::new();
     for address in addresses {
         listeners.push(match address {
             Address::Unix(path) => {
-                let (listener, file) = unix::bind(path).await?;
+                let (listener, file) = unix::bind(path, gid).await?;
                 Listener::Unix(file, listener)
             }
             Address::Tcp(at) => {

@@ -111,7 +111,7 @@ async fn server() -> Server {
         .route("/panic", get(fall))
         .with_state(stage.clone())
         .merge(crate::routes::without_engine());
-    let listeners = bind(&[Address::Unix(path.clone())], None).await.unwrap();
+    let listeners = bind(&[Address::Unix(path.clone())], None, None).await.unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(serve_router(listeners, router, stop.clone()));
     Server { path, stage, stop, task, _directory: directory }
@@ -293,8 +293,8 @@ async fn an_upload_that_is_refused_gets_its_answer() {
 #[tokio::test]
 async fn tcp_needs_a_word_on_its_security() {
     let at = Address::Tcp("127.0.0.1:0".parse().unwrap());
-    let error = bind(std::slice::from_ref(&at), None).await.unwrap_err();
+    let error = bind(std::slice::from_ref(&at), None, None).await.unwrap_err();
     assert!(error.to_string().contains("--tlsverify"), "{error}");
-    let plain = bind(&[at], Some(&TcpSecurity::Plain)).await.unwrap();
+    let plain = bind(&[at], Some(&TcpSecurity::Plain), None).await.unwrap();
     assert_eq!(plain.tcp_addresses().len(), 1);
 }

@@ -89,7 +89,7 @@ async fn only_clients_of_the_authority_are_served() {
     let file = |name: &str| -> PathBuf { dir.join(name) };
     let files = TlsFiles { ca: file("ca.pem"), cert: file("server.pem"), key: file("server.key") };
     let at = Address::Tcp("127.0.0.1:0".parse().unwrap());
-    let listeners = bind(&[at], Some(&TcpSecurity::Mutual(files.clone()))).await.unwrap();
+    let listeners = bind(&[at], Some(&TcpSecurity::Mutual(files.clone())), None).await.unwrap();
     let at = listeners.tcp_addresses()[0];
     let stop = CancellationToken::new();
     let router: Router = crate::routes::without_engine();
@@ -109,8 +109,11 @@ async fn only_clients_of_the_authority_are_served() {
 
     let wrong = TlsFiles { key: file("client.key"), ..files.clone() };
     let at = Address::Tcp("127.0.0.1:0".parse().unwrap());
-    assert!(bind(std::slice::from_ref(&at), Some(&TcpSecurity::Mutual(wrong))).await.is_err());
+    assert!(
+        bind(std::slice::from_ref(&at), Some(&TcpSecurity::Mutual(wrong)), None).await.is_err()
+    );
     let missing = TlsFiles { cert: file("none.pem"), ..files };
-    let error = bind(&[at], Some(&TcpSecurity::Mutual(missing))).await.unwrap_err().to_string();
+    let error =
+        bind(&[at], Some(&TcpSecurity::Mutual(missing)), None).await.unwrap_err().to_string();
     assert!(error.contains("--tlscert") && error.contains("none.pem"), "{error}");
 }

@@ -1,4 +1,5 @@
-//! Unix sockets: 0660, group `docker` where it exists.
+//! Unix sockets: 0660, for the group that was named, or `docker` where it
+//! exists.
 //!
 //! Be aware:
 //! - The mode is set on the socket before it is bound (Linux takes the mode of
@@ -21,7 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::address::ListenError;
 
-/// The group that may talk to the daemon, as Docker's packages make it.
+/// The group that may talk to the daemon unless another is named, as Docker's
+/// packages make it.
 const GROUP: &str = "docker";
 const MODE: u32 = 0o660;
 /// The longest path of an address; `sun_path` less the final zero.
@@ -69,14 +71,29 @@ impl Reachable {
     }
 }
 
-/// Binds `path`: replaces a dead socket, refuses a live one.
-pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+/// The id of the group that is to own sockets. One that is named must exist;
+/// without a name it is `docker`'s, or `None` where that doesn't exist.
+pub(crate) fn group(named: Option<&str>) -> Result<Option<u32>, ListenError> {
+    // A static binary has no name services.
+    let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let Some(name) = named else { return Ok(find_group(&text, GROUP)) };
+    find_group(&text, name)
+        .or_else(|| name.parse().ok())
+        .map(Some)
+        .ok_or_else(|| ListenError::Group { name: name.to_owned() })
+}
+
+/// Binds `path` for the group `gid`: replaces a dead socket, refuses a live one.
+pub(crate) async fn bind(
+    path: &Path,
+    gid: Option<u32>,
+) -> Result<(UnixListener, SocketFile), ListenError> {
     let failed = |source| ListenError::Bind { at: format!("unix://{}", path.display()), source };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     make_room(path).await?;
-    let (listener, file) = bind_socket(path).map_err(failed)?;
+    let (listener, file) = bind_socket(path, gid).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     Ok((listener, file))
 }
@@ -105,28 +122,22 @@ async fn make_room(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn bind_socket(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+fn bind_socket(
+    path: &Path,
+    gid: Option<u32>,
+) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     fchmod(fd.as_raw_fd(), Mode::from_bits_truncate(0o600))?;
     let reachable = Reachable::new(path)?;
     nix_bind(fd.as_raw_fd(), &UnixAddr::new(&reachable.path)?)?;
-    if let Some(gid) = group_id(GROUP)
-        && let Err(error) = std::os::unix::fs::lchown(path, None, Some(gid))
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot give the socket to group {GROUP}");
-    }
+    // Without the right owner it would be open to the wrong people.
+    std::os::unix::fs::lchown(path, None, gid)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
     let metadata = std::fs::symlink_metadata(path)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     let identity = (metadata.dev(), metadata.ino());
     Ok((fd.into(), SocketFile { path: path.to_owned(), identity }))
-}
-
-/// The group's id by `/etc/group`: a static binary has no name services.
-fn group_id(name: &str) -> Option<u32> {
-    let text = std::fs::read_to_string("/etc/group").ok()?;
-    find_group(&text, name)
 }
 
 fn find_group(text: &str, name: &str) -> Option<u32> {
@@ -148,18 +159,27 @@ mod tests {
         assert_eq!(find_group(text, "none"), None);
     }
 
+    #[test]
+    fn a_named_group_must_exist() {
+        assert_eq!(group(Some("root")).unwrap(), Some(0));
+        assert_eq!(group(Some("4711")).unwrap(), Some(4711));
+        let error = group(Some("no-such-group")).unwrap_err().to_string();
+        assert!(error.contains("no-such-group"), "{error}");
+        assert!(group(None).is_ok());
+    }
+
     #[tokio::test]
     async fn modes_stale_and_live_sockets() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/s.sock");
-        let (listener, file) = bind(&path).await.unwrap();
+        let (listener, file) = bind(&path, None).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
-        assert!(matches!(bind(&path).await, Err(ListenError::Live { .. })));
+        assert!(matches!(bind(&path, None).await, Err(ListenError::Live { .. })));
         // As a daemon that was killed leaves it.
         std::mem::forget(file);
         drop(listener);
-        let (listener, file) = bind(&path).await.unwrap();
+        let (listener, file) = bind(&path, None).await.unwrap();
         drop(file);
         assert!(!path.exists());
         drop(listener);
@@ -169,7 +189,7 @@ mod tests {
     async fn the_file_of_another_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let (_listener, file) = bind(&path).await.unwrap();
+        let (_listener, file) = bind(&path, None).await.unwrap();
         std::fs::rename(&path, dir.path().join("moved")).unwrap();
         std::fs::write(&path, "other").unwrap();
         drop(file);
@@ -181,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path).await, Err(ListenError::InTheWay { .. })));
+        assert!(matches!(bind(&path, None).await, Err(ListenError::InTheWay { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 
@@ -189,7 +209,7 @@ mod tests {
     async fn long_paths_work() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d".repeat(100)).join("e".repeat(60)).join("s.sock");
-        let (_listener, _file) = bind(&path).await.unwrap();
-        assert!(matches!(bind(&path).await, Err(ListenError::Live { .. })));
+        let (_listener, _file) = bind(&path, None).await.unwrap();
+        assert!(matches!(bind(&path, None).await, Err(ListenError::Live { .. })));
     }
 }

@@ -22,7 +22,7 @@ pub const DEFAULT_FILE: &str = "/etc/sampan/daemon.json";
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where to listen: unix://PATH, tcp://ADDRESS:PORT, fd:// (may be repeated)
+    /// Where to listen: unix://PATH, tcp://ADDRESS:PORT (may be repeated)
     #[arg(short = 'H', long = "host", value_name = "URL")]
     pub hosts: Vec<String>,
     /// Where images, containers and volumes are kept [default: /var/lib/sampan]
@@ -34,7 +34,7 @@ pub struct Settings {
     /// Write the daemon's process id to this file
     #[arg(short = 'p', long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
-    /// The group that owns the unix socket [default: docker, when it exists]
+    /// The group that owns unix sockets, as name or number [default: docker, when it exists]
     #[arg(short = 'G', long, value_name = "GROUP")]
     pub group: Option<String>,
     /// Log more
