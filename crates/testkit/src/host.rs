@@ -32,10 +32,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon's process id, as the machine sees it.
+    /// The daemon's process id, as the machine sees it; `None` when it has
+    /// ended. (The child here is an `nsenter` that waits for it.)
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn pid(&self) -> Option<u32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let text = std::fs::read_to_string(children).ok()?;
+        text.split_whitespace().next()?.parse().ok()
     }
 }
 
@@ -145,13 +148,11 @@ impl Host {
     }
 
     /// Runs a shell script on this host.
-    #[must_use]
     pub fn run(&self, script: &str) -> Outcome {
         self.run_with(script, b"")
     }
 
     /// Runs a shell script on this host with `input`.
-    #[must_use]
     pub fn run_with(&self, script: &str, input: &[u8]) -> Outcome {
         let mut command = self.command("sh");
         command.args(["-c", script]);
@@ -315,8 +316,16 @@ impl Host {
 
     /// Sends `signal` to the daemon and waits for its end; returns its exit code.
     pub fn stop_daemon(&mut self, signal: &str) -> Option<i32> {
-        let pid = self.daemon.as_ref()?.pid();
-        let _ = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+        self.daemon.as_ref()?;
+        // Just after its start, the child has not forked the daemon yet.
+        while self.daemon_exit().is_none() {
+            if let Some(pid) = self.daemon.as_ref()?.pid() {
+                let args = [format!("-{signal}"), pid.to_string()];
+                let _ = Command::new("kill").args(args).stderr(Stdio::null()).status();
+                break;
+            }
+            std::thread::yield_now();
+        }
         let code = self.wait_daemon();
         self.daemon = None;
         code
@@ -364,7 +373,8 @@ impl Drop for Host {
 fn init_script(name: &str, dir: &Path) -> String {
     let dir = dir.display();
     // `ip netns exec` would remount /sys and hide the cgroup mounts, so they
-    // are moved aside and brought back around the new sysfs.
+    // are moved aside and brought back around the new sysfs. The shell stays
+    // and waits: as the host's process 1 it reaps orphans.
     format!(
         "mount --make-rprivate /
 mkdir -p {dir}/cg
@@ -383,7 +393,8 @@ sysctl -qw net.ipv4.ip_forward=1
 ip link set lo up
 hostname {name}
 echo ready
-exec sleep infinity",
+sleep infinity &
+wait",
         outside = Lan::OUTSIDE_IP
     )
 }
