@@ -19,11 +19,15 @@ fn main() -> ExitCode {
         return daemon::main(args);
     }
     if called == "docker-init" {
-        return sampan_runtime::init::main(args.split_off(1));
+        return sampan_runtime::init::main(&args[1..]);
     }
     match args.get(1).and_then(|a| a.to_str()) {
-        Some("shim") => sampan_runtime::shim::main(args.split_off(2)),
-        Some("init") => sampan_runtime::init::main(args.split_off(2)),
+        Some("shim") => {
+            let args: Vec<String> =
+                args[2..].iter().map(|a| a.to_string_lossy().into_owned()).collect();
+            sampan_runtime::shim::main(&args)
+        }
+        Some("init") => sampan_runtime::init::main(&args[2..]),
         Some("daemon") => {
             args.remove(1);
             daemon::main(args)

@@ -42,7 +42,7 @@ fn a_killed_daemon_is_followed_without_a_trace() {
         (field(&h, "again", "{{.RestartCount}}") != "0").then_some(())
     });
     assert_eq!(h.docker("exec tick echo works"), "works");
-    let seen = h.run("timeout 1 docker attach --sig-proxy=false tick").text();
+    let seen = h.run("timeout -s KILL 1 docker attach --sig-proxy=false tick").text();
     assert!(seen.lines().count() > 3, "{seen}");
     let log = h.docker("logs tick");
     let numbers: Vec<u32> = log.lines().filter_map(|l| l.parse().ok()).collect();

@@ -65,7 +65,7 @@ fn the_clients_address_is_kept() {
     let url = format!("http://{}:8088/cgi-bin/ip", h.ip);
     eventually("the page", SOON, || {
         let seen = lan.outside(&format!("curl -s --max-time 2 {url}")).text();
-        (!seen.is_empty()).then(|| assert_eq!(seen.trim(), Lan::OUTSIDE_IP))
+        (!seen.is_empty()).then(|| assert!(seen.contains(Lan::OUTSIDE_IP), "{seen}"))
     });
 }
 
@@ -104,10 +104,10 @@ fn random_single_address_range_and_udp_ports() {
             .then_some(())
     });
     has(&h.docker("port rng"), &["53/udp -> 0.0.0.0:5353", "9110/tcp -> 0.0.0.0:9110"]);
-    h.docker("run -d --name udp -p 7777:7777/udp busybox nc -u -l -p 7777 -e cat");
-    eventually("an answer over UDP", SOON, || {
-        let answer = lan.outside(&format!("echo ping | timeout 1 busybox nc -u -w1 {} 7777", h.ip));
-        answer.text().contains("ping").then_some(())
+    h.docker("run -d --name udp -p 7777:7777/udp busybox nc -u -l -p 7777");
+    eventually("a datagram that arrives", SOON, || {
+        lan.outside(&format!("echo ping | timeout 1 busybox nc -u -w1 {} 7777", h.ip));
+        h.docker("logs udp").contains("ping").then_some(())
     });
 }
 

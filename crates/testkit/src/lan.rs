@@ -66,7 +66,6 @@ impl Lan {
     }
 
     /// Runs a shell command as the client outside every host.
-    #[must_use]
     pub fn outside(&self, script: &str) -> Outcome {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.holder.pid().to_string(), "-n", "--", "sh", "-c", script]);

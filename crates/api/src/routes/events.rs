@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::routing::get;
 use futures_util::StreamExt;
 use sampan_engine::events::EventsQuery;
-use sampan_types::{Event, EventType};
+use sampan_types::{Event, EventType, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Answer, Api, filters, stream};
@@ -16,8 +16,10 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 async fn events(State(api): State<Api>, query: Query) -> Answer {
+    // `since=0` is the beginning, not "unset".
+    let beginning = query.text("since").is_some().then(|| Timestamp::from_nanos(1));
     let wanted = EventsQuery {
-        since: query.time("since")?,
+        since: query.time("since")?.or(beginning),
         until: query.time("until")?,
         filters: filters(&query)?,
     };
@@ -47,7 +49,7 @@ fn shape(event: &Event) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use sampan_types::{Actor, Timestamp};
+    use sampan_types::Actor;
 
     use super::*;
 

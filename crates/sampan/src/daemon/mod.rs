@@ -94,9 +94,8 @@ async fn run(
     let _hangup = signal(SignalKind::hangup())?;
 
     // Bound first, so that a second daemon is refused before it touches anything.
-    let listeners = sampan_api::bind(addresses, security, settings.group.as_deref())
-        .await
-        .context("listen")?;
+    let listeners =
+        sampan_api::bind(addresses, security, settings.group.as_deref()).await.context("listen")?;
     let engine = Engine::open(config).await.context("open the engine")?;
     let stop = CancellationToken::new();
     let metrics = metrics(settings, &engine, &stop).await?;

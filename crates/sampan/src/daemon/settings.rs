@@ -175,7 +175,8 @@ impl Settings {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(self),
             Err(e) => {
-                return Err(e).with_context(|| format!("read the configuration {}", path.display()));
+                return Err(e)
+                    .with_context(|| format!("read the configuration {}", path.display()));
             }
         };
         self.merge(&text)
