@@ -138,6 +138,7 @@ fn address_pool(text: &str) -> Result<(IpNet, u8)> {
 fn logs(settings: &Settings, config: &mut EngineConfig) -> Result<()> {
     if let Some(driver) = &settings.log_driver {
         if *driver != config.log.driver {
+            // They are json-file's; every driver has defaults of its own.
             config.log.options.clear();
         }
         config.log.driver.clone_from(driver);
@@ -156,7 +157,7 @@ fn runtimes(settings: &Settings, config: &mut EngineConfig) -> Result<()> {
         let Some((name, path)) = runtime.split_once('=') else {
             bail!("add-runtime {runtime:?}: NAME=PATH is expected")
         };
-        config.runtimes.insert(name.to_owned(), PathBuf::from(path));
+        config.runtimes.insert(name.to_owned(), sampan_engine::search_path(Path::new(path)));
     }
     config.default_runtime.clone_from(&settings.default_runtime);
     Ok(())

@@ -4,7 +4,9 @@
 //! - The daemon owns no container. SIGTERM and SIGINT end it with 0 and leave
 //!   everything running; the next start adopts it.
 
+mod check;
 mod config;
+mod from_file;
 mod logging;
 mod pidfile;
 mod settings;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, FromArgMatches};
 use sampan_api::{Address, TcpSecurity, TlsFiles};
 use sampan_engine::Engine;
@@ -63,10 +65,12 @@ fn try_main(args: Vec<OsString>) -> Result<()> {
     let matches = command.get_matches_from(args);
     let line = CommandLine::from_arg_matches(&matches)?;
     let settings = line.settings.with_file(line.config_file.as_deref())?;
-    settings.check()?;
+    check::settings(&settings)?;
+    logging::check(&settings)?;
     let engine_config = config::engine(&settings)?;
+    engine_config.check()?;
     let addresses = addresses(&settings)?;
-    let security = tcp_security(&settings)?;
+    let security = tcp_security(&settings);
     if line.validate {
         report("configuration OK");
         return Ok(());
@@ -126,8 +130,7 @@ async fn metrics(
     engine: &Engine,
     stop: &CancellationToken,
 ) -> Result<Option<tokio::task::JoinHandle<()>>> {
-    let Some(address) = &settings.metrics_addr else { return Ok(None) };
-    let address = address.parse().with_context(|| format!("metrics-addr {address:?}"))?;
+    let Some(address) = check::metrics_address(settings)? else { return Ok(None) };
     let (address, serving) =
         sampan_api::serve_metrics(address, engine.clone(), stop.clone()).await?;
     tracing::info!(%address, "metrics are served");
@@ -141,18 +144,13 @@ fn addresses(settings: &Settings) -> Result<Vec<Address>> {
 }
 
 /// How TCP is to be secured; `None` when nothing was said.
-fn tcp_security(settings: &Settings) -> Result<Option<TcpSecurity>> {
-    let wants_tls = settings.tls == Some(true) || settings.tlsverify == Some(true);
-    let files = (&settings.tlscacert, &settings.tlscert, &settings.tlskey);
-    match files {
-        (Some(ca), Some(cert), Some(key)) if settings.tls != Some(false) => {
+fn tcp_security(settings: &Settings) -> Option<TcpSecurity> {
+    match (&settings.tlscacert, &settings.tlscert, &settings.tlskey) {
+        (Some(ca), Some(cert), Some(key)) => {
             let files = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
-            Ok(Some(TcpSecurity::Mutual(files)))
+            Some(TcpSecurity::Mutual(files))
         }
-        _ if wants_tls => {
-            bail!("TLS needs --tlscacert, --tlscert and --tlskey: clients are always verified")
-        }
-        _ if settings.tls == Some(false) => Ok(Some(TcpSecurity::Plain)),
-        _ => Ok(None),
+        _ if settings.tls == Some(false) => Some(TcpSecurity::Plain),
+        _ => None,
     }
 }

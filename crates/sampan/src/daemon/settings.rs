@@ -14,6 +14,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::from_file;
+
 /// The file that is read when no other is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/sampan/daemon.json";
 
@@ -49,10 +51,10 @@ pub struct Settings {
     /// Serve metrics for Prometheus at this address and port
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_addr: Option<String>,
-    /// Use TLS; with =false, serve TCP to anybody who can reach it
+    /// Use TLS with client certificates; with =false, serve TCP to anybody who can reach it
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub tls: Option<bool>,
-    /// Use TLS and ask clients for a certificate
+    /// The same as --tls: clients are always asked for a certificate
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub tlsverify: Option<bool>,
     /// Trust client certificates signed by this authority
@@ -73,7 +75,7 @@ pub struct Settings {
     /// The part of the default bridge's subnet that containers get addresses from
     #[arg(long, value_name = "CIDR")]
     pub fixed_cidr: Option<String>,
-    /// The default bridge's gateway
+    /// The containers' gateway: always the bridge's own address, which --bip sets
     #[arg(long, value_name = "IP")]
     pub default_gateway: Option<String>,
     /// Where new networks take their subnets from: base=CIDR,size=BITS (may be repeated)
@@ -187,6 +189,16 @@ impl Settings {
         if text.trim().is_empty() {
             return Ok(self);
         }
+        let keys: Map<String, Value> = serde_json::from_str(text)?;
+        let known = serde_json::to_value(Self::default())?;
+        let strange: Vec<&str> =
+            keys.keys().filter(|k| known.get(k).is_none()).map(String::as_str).collect();
+        if !strange.is_empty() {
+            bail!(
+                "the settings {} are not supported; `sampan daemon --help` lists those that are",
+                strange.join(", ")
+            );
+        }
         // Read once as the structure, so that errors name line and key, and
         // lists take one form.
         let file: Self = serde_json::from_str(text)?;
@@ -199,27 +211,6 @@ impl Settings {
         let merged: Map<String, Value> = flags.into_iter().chain(file).collect();
         Ok(serde_json::from_value(Value::Object(merged))?)
     }
-
-    /// Refuses values that dockerd knows and Sampan has no use for.
-    pub fn check(&self) -> Result<()> {
-        if self.live_restore == Some(false) {
-            bail!("live-restore can't be switched off: containers always outlive the daemon");
-        }
-        if self.userland_proxy == Some(true) {
-            bail!(
-                "userland-proxy can't be switched on: published ports work without a proxy, on 127.0.0.1 too"
-            );
-        }
-        match self.storage_driver.as_deref() {
-            None | Some("overlay2" | "overlayfs") => {}
-            Some(other) => bail!("storage-driver {other} is not supported: use overlay2"),
-        }
-        match self.store.as_deref() {
-            None | Some("redb") => {}
-            Some(other) => bail!("store {other} is not supported: use redb"),
-        }
-        Ok(())
-    }
 }
 
 /// The settings that were given, by their names in the file.
@@ -227,62 +218,6 @@ fn given(settings: &Settings) -> Result<Map<String, Value>> {
     let Value::Object(map) = serde_json::to_value(settings)? else { bail!("not an object") };
     let is_given = |v: &Value| !v.is_null() && v.as_array().is_none_or(|a| !a.is_empty());
     Ok(map.into_iter().filter(|(_, v)| is_given(v)).collect())
-}
-
-/// daemon.json writes some settings as objects that flags write as text. Both
-/// forms are read; text is kept.
-mod from_file {
-    use std::collections::BTreeMap;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer};
-    use serde_json::Value;
-
-    fn either<'de, D: Deserializer<'de>>(
-        deserializer: D,
-        object: impl Fn(&str, &Value) -> Option<String>,
-    ) -> Result<Vec<String>, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Null => Ok(Vec::new()),
-            Value::Array(list) => list
-                .iter()
-                .map(|v| v.as_str().map(str::to_owned).or_else(|| object("", v)))
-                .collect::<Option<_>>()
-                .ok_or_else(|| D::Error::custom("malformed list")),
-            Value::Object(map) => map
-                .iter()
-                .map(|(k, v)| {
-                    object(k, v).ok_or_else(|| D::Error::custom(format!("malformed value of {k}")))
-                })
-                .collect(),
-            _ => Err(D::Error::custom("a list or an object is expected")),
-        }
-    }
-
-    pub fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        either(deserializer, |key, value| Some(format!("{key}={}", value.as_str()?)))
-    }
-
-    pub fn runtimes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        either(deserializer, |name, value| Some(format!("{name}={}", value.get("path")?.as_str()?)))
-    }
-
-    pub fn address_pools<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<String>, D::Error> {
-        either(deserializer, |_, v| {
-            Some(format!("base={},size={}", v.get("base")?.as_str()?, v.get("size")?.as_u64()?))
-        })
-    }
-
-    pub fn ulimits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        either(deserializer, |name, value| {
-            let fields: BTreeMap<String, Value> = serde_json::from_value(value.clone()).ok()?;
-            let number = |key: &str| fields.get(key)?.as_i64();
-            let soft = number("Soft")?;
-            Some(format!("{name}={soft}:{}", number("Hard").unwrap_or(soft)))
-        })
-    }
 }
 
 #[cfg(test)]
@@ -310,7 +245,10 @@ mod tests {
         let flags = Settings { bip: Some("10.0.0.1/8".to_owned()), ..Settings::default() };
         let error = flags.merge(r#"{"bip":"10.9.0.1/24"}"#).unwrap_err();
         assert!(error.to_string().contains("bip"));
-        let error = Settings::default().merge(r#"{"userns-remap":"x"}"#).unwrap_err();
-        assert!(error.to_string().contains("userns-remap"));
+        let error = Settings::default().merge(r#"{"userns-remap":"x","a":1}"#).unwrap_err();
+        assert!(
+            error.to_string().contains("userns-remap, a")
+                || error.to_string().contains("a, userns-remap")
+        );
     }
 }

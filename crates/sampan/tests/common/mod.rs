@@ -1,6 +1,8 @@
 //! What every test of the daemon begins with.
 #![allow(dead_code)]
 
+pub mod world;
+
 use std::time::Duration;
 
 use sampan_testkit::{Host, Lan};
