@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+mod check;
 mod config;
 pub mod container;
 pub mod container_view;
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use attach::{AttachInput, AttachOptions, Attachment, Written};
+pub use check::search_path;
 pub use config::{BridgeConfig, EngineConfig, LogDefaults};
 pub use container::Container;
 pub use container::remove::RemoveOptions;

@@ -31,6 +31,7 @@ impl Engine {
     /// # Errors
     /// When a part can't be opened. Damaged records are reported and left.
     pub async fn open(config: EngineConfig) -> Result<Self> {
+        config.check()?;
         for (dir, mode) in [(&config.data_root, 0o710), (&config.exec_root, 0o711)] {
             make_dir(dir, mode)?;
             make_dir(&dir.join("containers"), mode)?;

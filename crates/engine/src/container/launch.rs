@@ -60,12 +60,7 @@ impl Engine {
 
     /// The daemon's `default-ulimits` in the API's form.
     pub(crate) fn default_ulimits(&self) -> Vec<ResourcesUlimits> {
-        let limit = |(name, soft, hard): &(String, i64, i64)| ResourcesUlimits {
-            name: Some(name.clone()),
-            soft: Some(*soft),
-            hard: Some(*hard),
-        };
-        self.inner.config.ulimits.iter().map(limit).collect()
+        self.inner.config.default_ulimits()
     }
 
     /// Hands the streams over to the clients that attached before the start.

@@ -16,7 +16,7 @@ pub mod logging;
 mod merge;
 pub mod mounts;
 mod names;
-mod namespaces;
+pub(crate) mod namespaces;
 pub(crate) mod network;
 mod pause;
 mod persist;

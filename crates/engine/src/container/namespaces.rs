@@ -8,12 +8,12 @@ use sampan_types::docker::{HostConfig, HostConfigCgroupnsModeEnum};
 
 use super::network::NetPlan;
 use super::validate::container_mode;
-use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::ContainerRecord;
+use crate::{Engine, EngineConfig};
 
 /// Names by which the built-in runtime can be asked for.
-const BUILTIN: [&str; 3] = ["", "sampan", "io.containerd.runc.v2"];
+pub(crate) const BUILTIN: [&str; 3] = ["", "sampan", "io.containerd.runc.v2"];
 
 /// Where the engine mounts the `/dev/shm` of a container that shares it.
 #[must_use]
@@ -122,29 +122,33 @@ impl Engine {
     /// # Errors
     /// `unknown or invalid runtime name`.
     pub fn oci_runtime(&self, name: &str) -> Result<OciRuntime> {
-        let config = &self.inner.config;
-        let name = match (name, &config.default_runtime) {
-            ("", Some(default)) => default.as_str(),
-            _ => name,
-        };
-        if BUILTIN.contains(&name) {
-            return Ok(OciRuntime::Builtin);
-        }
-        if let Some(path) = config.runtimes.get(name) {
-            return Ok(OciRuntime::External(path.clone()));
-        }
-        let path = Path::new(name);
-        let found = if path.is_absolute() {
-            Some(path.to_owned())
-        } else if !name.contains('/') {
-            let search = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&search).map(|dir| dir.join(name)).find(|p| p.is_file())
-        } else {
-            None
-        };
-        match found.filter(|p| p.is_file()) {
-            Some(path) => Ok(OciRuntime::External(path)),
-            None => Err(EngineError::Invalid(format!("unknown or invalid runtime name: {name}"))),
-        }
+        find_runtime(name, &self.inner.config)
+    }
+}
+
+/// The OCI runtime that a name or a path stands for; the default one for none.
+pub(crate) fn find_runtime(name: &str, config: &EngineConfig) -> Result<OciRuntime> {
+    let name = match (name, &config.default_runtime) {
+        ("", Some(default)) => default.as_str(),
+        _ => name,
+    };
+    if BUILTIN.contains(&name) {
+        return Ok(OciRuntime::Builtin);
+    }
+    if let Some(path) = config.runtimes.get(name) {
+        return Ok(OciRuntime::External(path.clone()));
+    }
+    let path = Path::new(name);
+    let found = if path.is_absolute() {
+        Some(path.to_owned())
+    } else if !name.contains('/') {
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&search).map(|dir| dir.join(name)).find(|p| p.is_file())
+    } else {
+        None
+    };
+    match found.filter(|p| p.is_file()) {
+        Some(path) => Ok(OciRuntime::External(path)),
+        None => Err(EngineError::Invalid(format!("unknown or invalid runtime name: {name}"))),
     }
 }

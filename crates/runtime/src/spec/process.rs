@@ -196,6 +196,14 @@ const LIMITS: [(&str, PosixRlimitType); 15] = [
     ("stack", PosixRlimitType::RlimitStack),
 ];
 
+/// Checks limits that are to be every container's default.
+///
+/// # Errors
+/// [`SpecError::Invalid`] for an unknown name or a soft limit above the hard one.
+pub fn check_ulimits(limits: &[ResourcesUlimits]) -> Result<(), SpecError> {
+    rlimits(&HostConfig::default(), limits).map(|_| ())
+}
+
 /// The container's limits over the daemon's defaults.
 pub(super) fn rlimits(
     host: &HostConfig,

@@ -47,10 +47,21 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may not be set up yet, so the reason goes out plainly.
-            report(&format!("sampan daemon: {error:#}"));
+            report(&format!("sampan daemon: {}", explain(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with those of its causes that its text does not have already.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 #[allow(clippy::print_stderr)]
