@@ -276,9 +276,7 @@ impl Engine {
         match ready.await {
             Ok(streams) => Ok((process, streams)),
             Err(e) => {
-                if let Err(error) = process.delete().await {
-                    tracing::warn!(exec = exec.id.short(), %error, "exec is not removed");
-                }
+                self.exec_remove(&exec.container, &exec.id).await;
                 Err(e)
             }
         }
@@ -313,10 +311,16 @@ impl Engine {
             };
             exec.end(status.code);
             engine.exec_event(&c, &exec, "exec_die", Some(status.code));
-            if let Err(error) = process.delete().await {
-                tracing::debug!(exec = exec.id.short(), %error, "exec's shim");
-            }
+            engine.exec_remove(&exec.container, &exec.id).await;
         });
+    }
+
+    /// Takes away the shim of an exec and what lies on the disk for it. What
+    /// stays goes with the container's run.
+    async fn exec_remove(&self, container: &ContainerId, exec: &ExecId) {
+        if let Err(error) = self.inner.runtime.remove_exec(container, exec).await {
+            tracing::warn!(exec = exec.short(), %error, "exec is not removed");
+        }
     }
 
     fn exec_event(&self, c: &Container, exec: &Exec, action: &str, code: Option<i32>) {
@@ -403,17 +407,20 @@ impl Engine {
         let dir = self.exec_dir(c.id());
         let found = self.blocking(move || Ok(kept_execs(&dir))).await.unwrap_or_default();
         for (id, config) in found {
+            let Some(config) = config else {
+                self.exec_remove(c.id(), &id).await;
+                continue;
+            };
             let stage = match self.inner.runtime.connect_exec(c.id(), &id).await {
                 Ok(Some(process)) if process.pid().is_some() => Stage::Running(process),
-                Ok(Some(process)) => {
+                Ok(Some(_)) => {
                     // It was never run: its client is gone with the old daemon.
-                    if let Err(error) = process.delete().await {
-                        tracing::warn!(exec = id.short(), %error, "exec is not removed");
-                    }
+                    self.exec_remove(c.id(), &id).await;
                     continue;
                 }
                 Ok(None) => {
                     let exit = self.inner.runtime.recorded_exec_exit(c.id(), &id).ok().flatten();
+                    self.exec_remove(c.id(), &id).await;
                     Stage::Ended { code: exit.map_or(137, |e| e.code), at: Instant::now() }
                 }
                 Err(error) => {
@@ -450,16 +457,20 @@ impl Exec {
     }
 }
 
-/// The execs that an earlier daemon left below `dir`.
-fn kept_execs(dir: &std::path::Path) -> Vec<(ExecId, ExecConfig)> {
+/// The execs that an earlier daemon left below `dir`; without a configuration
+/// when it died before it had kept one.
+fn kept_execs(dir: &std::path::Path) -> Vec<(ExecId, Option<ExecConfig>)> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| {
             let id: ExecId = entry.file_name().to_str()?.parse().ok()?;
-            let bytes = std::fs::read(entry.path().join("record.json")).ok()?;
-            let kept: Kept = serde_json::from_slice(&bytes).ok()?;
-            (kept.version == 1).then_some((id, kept.config))
+            let kept = || -> Option<ExecConfig> {
+                let bytes = std::fs::read(entry.path().join("record.json")).ok()?;
+                let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+                (kept.version == 1).then_some(kept.config)
+            };
+            Some((id, kept()))
         })
         .collect()
 }
