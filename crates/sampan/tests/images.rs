@@ -84,7 +84,7 @@ fn broken_and_hostile_archives_leave_nothing() {
 fn a_registry_on_loopback() {
     let missing = sampan_testkit::missing_programs(&["docker-registry"]);
     if !missing.is_empty() {
-        eprintln!("skipped a_registry_on_loopback: docker-registry is not installed");
+        sampan_testkit::skip("a_registry_on_loopback", "docker-registry is not installed");
         return;
     }
     let Some((_lan, h)) = host("a_registry_on_loopback") else { return };

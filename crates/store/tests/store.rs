@@ -1,5 +1,7 @@
 //! The store as its users see it: durability, conditions, watches, damage.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -33,9 +33,7 @@ impl Lan {
         } else {
             return Some(Self::new(1500));
         };
-        // Written past the test harness's capture, so that a skip is seen.
-        let line = format!("skipped {test}: {reason}\n");
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+        skip(test, &reason);
         None
     }
 
@@ -71,6 +69,13 @@ impl Lan {
         command.args(["-t", &self.holder.pid().to_string(), "-n", "--", "sh", "-c", script]);
         program::run(command, b"", Duration::from_secs(30))
     }
+}
+
+/// Says that a test can't run here, past the test harness's capture, so that
+/// a skip is seen.
+pub fn skip(test: &str, reason: &str) {
+    let line = format!("skipped {test}: {reason}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
 fn is_root() -> bool {

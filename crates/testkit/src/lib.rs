@@ -23,7 +23,7 @@ mod rootfs;
 
 pub use events::EventStream;
 pub use host::{Daemon, Host, Response};
-pub use lan::Lan;
+pub use lan::{Lan, skip};
 pub use program::{Failure, Outcome, missing_programs};
 pub use rootfs::{add_program, busybox_rootfs};
 
