@@ -14,4 +14,4 @@ cargo build --release --bin sampan --package sampan
 cargo build --release --package sampan-benches
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 built="$target/x86_64-unknown-linux-gnu/release"
-exec "$built/sampan-benches" "$built/sampan" "$@"
+"$built/sampan-benches" "$built/sampan" "$@"

@@ -7,7 +7,19 @@ need_root() {
     [ "$(id -u)" = 0 ] || { echo "this needs root: run it with sudo" >&2; exit 1; }
 }
 
-# Installs those of the named Debian packages that are not there yet.
+# Runs a command when the script ends, after those that were given before.
+# A script that uses it must not end with exec.
+at_exit_commands=
+at_exit() {
+    at_exit_commands="${at_exit_commands:+$at_exit_commands; }$1"
+    # shellcheck disable=SC2064
+    trap "$at_exit_commands" EXIT
+}
+
+enabled_units() { find /etc/systemd/system -type l 2>/dev/null || true; }
+
+# Installs those of the named Debian packages that are not there yet. Services
+# that come with them are neither started now nor at the next boot.
 install_packages() {
     missing=
     for package in "$@"; do
@@ -15,23 +27,24 @@ install_packages() {
     done
     [ -z "$missing" ] && return 0
     say "Installing Debian packages:$missing"
-    apt-get update -qq
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
-}
-
-# Debian's docker command comes with its daemon; the package's service is not
-# wanted here, so it is kept from starting.
-install_docker_cli() {
-    command -v docker >/dev/null 2>&1 && return 0
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' > "$policy"
         chmod +x "$policy"
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        at_exit 'rm -f /usr/sbin/policy-rc.d'
     fi
-    install_packages docker.io
-    rm -f "$policy"
+    before=$(enabled_units)
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    enabled_units | while read -r unit; do
+        printf '%s\n' "$before" | grep -qxF "$unit" || rm -f "$unit"
+    done
+}
+
+# Debian's docker command comes with its daemon, which is not wanted here.
+install_docker_cli() {
+    command -v docker >/dev/null 2>&1 || install_packages docker.io
 }
 
 # Under sudo the toolchain is the calling user's. What cargo writes is given
@@ -41,7 +54,7 @@ use_toolchain() {
         home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
         export CARGO_HOME="${CARGO_HOME:-$home/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
         export PATH="$CARGO_HOME/bin:$PATH"
-        trap 'chown -R "$SUDO_USER" target "$CARGO_HOME/registry" 2>/dev/null || true' EXIT
+        at_exit 'chown -R "$SUDO_USER:" "${CARGO_TARGET_DIR:-target}" "$CARGO_HOME" "$RUSTUP_HOME" 2>/dev/null || true'
     fi
     command -v cargo >/dev/null 2>&1 || {
         echo "cargo is not found: install the Rust toolchain (https://rustup.rs) first" >&2

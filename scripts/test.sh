@@ -7,9 +7,9 @@ cd "$(dirname "$0")/.."
 need_root
 use_toolchain
 # shellcheck disable=SC2086
-install_packages $build_packages curl iproute2 util-linux procps busybox-static openssl \
+install_packages $build_packages curl iproute2 util-linux bsdutils mount procps busybox-static openssl \
     docker-registry runc crun nftables e2fsprogs
 install_docker_cli
 
 # The daemon under test has its fault points compiled in.
-exec cargo test --workspace --features sampan/fault-points -- --test-threads=4
+cargo test --workspace --features sampan/fault-points -- --test-threads=4
