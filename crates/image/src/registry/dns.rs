@@ -7,11 +7,15 @@
 //!   a running daemon. Look-ups are few; connections are kept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::NetError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// How long one name server may take. A pull tries again by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The system's resolver for the HTTP client.
 pub(super) struct SystemDns;
@@ -36,7 +40,11 @@ pub(super) async fn lookup(name: &str) -> Result<Vec<IpAddr>, NetError> {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
     let mut builder = TokioResolver::builder_tokio()?;
-    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
+    let options = builder.options_mut();
+    options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
+    // A host without a name server should say so before its user gives up.
+    options.timeout = PATIENCE;
+    options.attempts = 1;
     Ok(builder.build()?.lookup_ip(name).await?.iter().collect())
 }
 
