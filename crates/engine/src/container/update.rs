@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
 use sampan_runtime::spec::{self, Devices};
 use sampan_types::ContainerName;
 use sampan_types::docker::{ContainerUpdateBody, HostConfig, RestartPolicyNameEnum};
@@ -10,6 +11,7 @@ use super::Container;
 use super::state::Status;
 use crate::Engine;
 use crate::error::{EngineError, Result};
+use crate::record::ContainerRecord;
 use crate::restart::Policy;
 
 impl Engine {
@@ -88,9 +90,7 @@ impl Engine {
         self.commit_change(c, |r| r.host_config = host).await?;
         crate::fault!("update:after-record");
         if record.state.has_process() {
-            let cgroup = self.cgroup(&record);
-            let applied = self.blocking(move || Ok(cgroup.update(&limits)?)).await;
-            if let Err(e) = applied {
+            if let Err(e) = self.limit(&record, limits).await {
                 // The kernel refuses: the old limits hold, and are the record's.
                 let old = record.host_config.clone();
                 self.commit_change(c, |r| r.host_config = old).await?;
@@ -100,6 +100,19 @@ impl Engine {
         }
         self.container_event(c, "update", &[]);
         Ok(warnings)
+    }
+
+    async fn limit(&self, record: &ContainerRecord, limits: LinuxResources) -> Result<()> {
+        let cgroup = self.cgroup(record);
+        self.blocking(move || Ok(cgroup.update(&limits)?)).await
+    }
+
+    /// Gives a running container the limits of its record once more: an
+    /// earlier daemon may have died between the record and the kernel.
+    pub(crate) async fn limit_again(&self, record: &ContainerRecord) -> Result<()> {
+        let devices = Devices::collect(&record.host_config)?;
+        let limits = spec::resources(&record.host_config, &devices, &self.inner.facts)?;
+        self.limit(record, limits).await
     }
 }
 

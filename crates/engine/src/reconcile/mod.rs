@@ -145,6 +145,9 @@ impl Engine {
             self.persist_later(c);
         }
         self.reserve_network(&c.record());
+        if let Err(error) = self.limit_again(&c.record()).await {
+            tracing::error!(container = c.id().short(), %error, "limits are not those recorded");
+        }
         c.set_shim(Some(shim.clone()));
         self.adopt_execs(c).await;
         self.supervise(c, shim);
