@@ -25,6 +25,7 @@ fn a_killed_daemon_is_followed_without_a_trace() {
     // Traffic goes on without a daemon, and so does the log.
     assert_eq!(lan.outside(&format!("curl -fs --max-time 2 {url}")).code, 0);
     std::thread::sleep(std::time::Duration::from_millis(2500));
+    let back = h.sh("date +%s%N");
     h.start_daemon(SAMPAN, &[]);
 
     let after: Vec<String> =
@@ -35,6 +36,7 @@ fn a_killed_daemon_is_followed_without_a_trace() {
     let ended = field(&h, "ends", "{{.State.FinishedAt}}");
     let seconds = h.sh(&format!("echo $(( $(date -d {ended} +%s) - $(date -d {began} +%s) ))"));
     assert!(["2", "3"].contains(&seconds.as_str()), "{began} {ended}");
+    assert!(h.sh(&format!("date -d {ended} +%s%N")) < back, "it ended before {back}");
     eventually("--rm is carried out", SOON, || {
         (h.run("docker inspect removed").code != 0).then_some(())
     });
@@ -121,6 +123,47 @@ fn two_daemons_share_nothing() {
         (lan.outside(&format!("curl -fs --max-time 2 http://{}:8080/", h2.ip)).code == 0)
             .then_some(())
     });
+}
+
+#[test]
+fn two_daemons_on_one_host_share_nothing() {
+    let Some((lan, mut h)) = host("two_daemons_on_one_host_share_nothing") else { return };
+    let dir = h.dir().display().to_string();
+    let start = format!(
+        "{SAMPAN} daemon -H unix:///run/two.sock --data-root {dir}/data2 --exec-root {dir}/exec2 \
+         --bridge second0 --bip 172.31.0.1/24 </dev/null >>/run/two.log 2>&1 & echo $! >/run/two.pid"
+    );
+    let two = |h: &sampan_testkit::Host, args: &str| {
+        h.sh(&format!("docker -H unix:///run/two.sock {args}"))
+    };
+    let answers = |h: &sampan_testkit::Host| {
+        eventually("the second daemon answers", SOON, || {
+            (h.run("curl -fs --unix-socket /run/two.sock http://d/_ping").code == 0).then_some(())
+        });
+    };
+    h.sh(&start);
+    answers(&h);
+    h.sh(&format!("tar -C {dir}/rootfs -c . | docker -H unix:///run/two.sock import - busybox"));
+    h.docker(&format!("run -d --name ww -p 8081:80 busybox {}", web(80)));
+    two(&h, &format!("run -d --name ww -p 8082:80 busybox {}", web(80)));
+    let pid = two(&h, "inspect -f {{.State.Pid}} ww");
+    // Each daemon's start sweeps what is its own only, also while the other is dead.
+    h.sh("kill -9 $(cat /run/two.pid)");
+    crash_and_restart(&mut h);
+    h.docker("rm -f ww");
+    let page = format!("curl -fs --max-time 2 http://{}:8082/", h.ip);
+    assert_eq!(lan.outside(&page).code, 0, "its port is published without a daemon");
+    h.sh(&start);
+    answers(&h);
+    assert_eq!(two(&h, "inspect -f {{.State.Pid}} ww"), pid);
+    assert_eq!(two(&h, "exec ww echo alive"), "alive");
+    assert_eq!(lan.outside(&page).code, 0);
+    two(&h, "rm -f ww");
+    eventually("no link is left", SOON, || {
+        (h.run("ip -o link | grep -c veth").text() == "0").then_some(())
+    });
+    h.sh("kill $(cat /run/two.pid)");
+    assert_eq!(h.docker("run --rm busybox echo fine"), "fine");
 }
 
 #[test]

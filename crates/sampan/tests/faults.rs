@@ -24,39 +24,53 @@ const ARGS: &[&str] = &["--bip", "172.17.0.1/30"];
 /// file `pid` has the container's process while it must not change.
 const SCENARIO: &str = "
 set -e
-docker create --name fa -p 8080:80 -v data:/data -v /anon --stop-timeout 1 busybox sleep 1000
-docker start fa
-docker inspect -f '{{.State.Pid}}' fa >$HOME/pid
+docker create --name wa -p 8080:80 -v data:/data -v /anon --stop-timeout 1 busybox sleep 1000
+docker start wa
+docker inspect -f '{{.State.Pid}}' wa >$HOME/pid
 docker network create --subnet 10.9.9.0/30 nn
-docker network connect nn fa
-docker network disconnect nn fa
+docker network connect nn wa
+docker network disconnect nn wa
 docker network rm nn
-docker exec fa true
-docker pause fa
-docker unpause fa
-docker rename fa fb
-docker update --memory 64m --memory-swap 64m --restart on-failure:3 fb
-docker kill -s KILL fb
-docker start fb
-docker inspect -f '{{.State.Pid}}' fb >$HOME/pid
-docker stop -t 0 fb
-docker run -d --name fc --net none --restart on-failure:1 busybox false
-timeout 20 docker wait fc
+docker exec wa true
+docker pause wa
+docker unpause wa
+docker rename wa wb
+docker update --memory 64m --memory-swap 64m --restart on-failure:3 wb
+docker kill -s KILL wb
+docker start wb
+docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
+docker stop -t 0 wb
+docker run -d --name wc --net none --restart on-failure:1 busybox false
+timeout 20 docker wait wc
 docker run --rm --net none -v /anon busybox true
-docker start fb
-docker inspect -f '{{.State.Pid}}' fb >$HOME/pid
-docker rm -fv fb
+docker start wb
+docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
+docker rm -fv wb
 ";
 
 /// What is there when the daemon that dies is the one that starts.
 const BEFORE_THE_START: &str = "
 set -e
-docker run -d --name fa -p 8080:80 -v data:/data -v /anon busybox sleep 1000
-docker inspect -f '{{.State.Pid}}' fa >$HOME/pid
-docker run -d --name fc --net none --restart on-failure:1 busybox sh -c 'sleep 0.3; exit 1'
-docker run -d --rm --name fd --net none busybox sleep 0.3
-docker create --name fe --net none busybox true
+docker run -d --name wa -p 8080:80 -v data:/data -v /anon busybox sleep 1000
+docker inspect -f '{{.State.Pid}}' wa >$HOME/pid
+docker run -d --name wc --net none --restart on-failure:1 busybox sh -c 'sleep 0.3; exit 1'
+docker run -d --rm --name wd --net none busybox sleep 0.3
+docker create --name we --net none busybox true
 ";
+
+/// Deaths in a row: at a point, then while the next daemon heals that.
+const TWICE: &[(&str, &str)] = &[
+    ("create:after-volume", "remove:after-record"),
+    ("create:after-copy-up", "remove:after-directory"),
+    ("start:after-join", "exit:after-cleanup"),
+    ("start:after-create", "start:after-join"),
+    ("start:after-start", "reconcile:after-network"),
+    ("stop:after-record", "stop:after-signal"),
+    ("exit:before-cleanup", "exit:after-record"),
+    ("network-disconnect:after-record", "reconcile:after-adopt"),
+    ("exec:after-create", "reconcile:after-sweep"),
+    ("remove:after-record", "remove:after-snapshot"),
+];
 
 /// Whether it is the daemon's start that passes a point.
 fn is_at_start(point: &str) -> bool {
@@ -81,7 +95,7 @@ fn agrees(h: &Host, parent: &str, point: &str) {
 
 /// What runs, runs on as the same process and can be used.
 fn is_of_use(h: &Host, point: &str) {
-    for name in ["fa", "fb"] {
+    for name in ["wa", "wb"] {
         let state =
             h.run(&format!("docker inspect -f '{{{{.State.Status}}}} {{{{.State.Pid}}}}' {name}"));
         let (status, pid) = match state.text().split_once(' ') {
@@ -100,15 +114,15 @@ fn is_of_use(h: &Host, point: &str) {
         assert_eq!(comm, "sleep", "{point}: {name} is not its program");
     }
     // A policy is carried out to its end.
-    let fc = "docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' fc";
-    eventually(&format!("{point}: fc ends for good"), SOON, || {
-        let outcome = h.run(fc);
+    let wc = "docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' wc";
+    eventually(&format!("{point}: wc ends for good"), SOON, || {
+        let outcome = h.run(wc);
         let done =
             outcome.code != 0 || ["exited 1", "created 0"].contains(&outcome.text().as_str());
         done.then_some(())
     });
     eventually(&format!("{point}: what is --rm goes"), SOON, || {
-        (h.run("docker inspect fd").code != 0).then_some(())
+        (h.run("docker inspect wd").code != 0).then_some(())
     });
 }
 
@@ -129,8 +143,9 @@ fn is_clean_afterwards(h: &Host, parent: &str, clean: &World, point: &str) {
     h.docker("run --rm -p 8080:80 busybox true");
 }
 
-/// One death, and what comes after it. The daemon runs before and after.
-fn die_at(h: &mut Host, parent: &str, clean: &World, point: &str) {
+/// One death, perhaps a second one while the first is healed, and what comes
+/// after it. The daemon runs before and after.
+fn die_at(h: &mut Host, parent: &str, clean: &World, point: &str, again: Option<&str>) {
     let fault = [("SAMPAN_FAULT", point)];
     let _ = std::fs::remove_file(h.dir().join("pid"));
     let mut seen = String::new();
@@ -144,6 +159,20 @@ fn die_at(h: &mut Host, parent: &str, clean: &World, point: &str) {
         let outcome = h.run(SCENARIO);
         seen += &format!("{}\n{}", outcome.text(), outcome.errors());
     }
+    dies(h, point, &seen);
+    if let Some(again) = again {
+        h.spawn_daemon(SAMPAN, ARGS, &[("SAMPAN_FAULT", again)]);
+        dies(h, again, point);
+    }
+    h.start_daemon(SAMPAN, ARGS);
+    agrees(h, parent, point);
+    is_of_use(h, point);
+    agrees(h, parent, point);
+    is_clean_afterwards(h, parent, clean, point);
+}
+
+/// Waits for the daemon's death at a point.
+fn dies(h: &mut Host, point: &str, seen: &str) {
     let began = Instant::now();
     let died = loop {
         match h.daemon_exit() {
@@ -153,11 +182,6 @@ fn die_at(h: &mut Host, parent: &str, clean: &World, point: &str) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
     assert_eq!(died, 128 + 6, "{point}: the daemon should have aborted: {seen}");
-    h.start_daemon(SAMPAN, ARGS);
-    agrees(h, parent, point);
-    is_of_use(h, point);
-    agrees(h, parent, point);
-    is_clean_afterwards(h, parent, clean, point);
 }
 
 /// Every fourth point, from `number` on. `SAMPAN_TEST_POINT` chooses those
@@ -170,8 +194,18 @@ fn part(number: usize, test: &str) {
     let wanted = std::env::var("SAMPAN_TEST_POINT").unwrap_or_default();
     for point in POINTS.iter().skip(number).step_by(4).filter(|p| p.contains(&wanted)) {
         let began = Instant::now();
-        die_at(&mut h, &parent, &clean, point);
+        die_at(&mut h, &parent, &clean, point, None);
         println!("{point}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn dies_again_while_it_heals() {
+    let Some((_lan, mut h)) = host_with("dies_again_while_it_heals", ARGS) else { return };
+    let parent = world::cgroup_parent(&h);
+    let clean = world::found(&h, &parent);
+    for (point, again) in TWICE {
+        die_at(&mut h, &parent, &clean, point, Some(again));
     }
 }
 
