@@ -118,7 +118,7 @@ enum Common {
 #[derive(Debug, Subcommand)]
 enum Container {
     #[command(flatten)]
-    Common(Common),
+    Common(Box<Common>),
     /// List containers
     #[command(visible_aliases = ["list", "ps"])]
     Ls(ps::Ps),

@@ -6,8 +6,10 @@
 //!   over, and opening a unix socket costs microseconds.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context, Result, bail};
 use http::{Request, Response, Uri};
@@ -19,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::process::ChildStdin;
 
 /// Where the daemon listens when nothing is said: the first that exists.
 pub const DEFAULT_SOCKETS: [&str; 2] = ["/run/sampan.sock", "/var/run/docker.sock"];
@@ -161,7 +164,48 @@ fn ssh(host: &str) -> Result<impl Stream + use<>> {
     let (Some(stdin), Some(stdout)) = (stdin, stdout) else { bail!("ssh has no stdio") };
     // Reaped in the background; it ends when its stdio closes.
     tokio::spawn(async move { child.wait().await });
-    Ok(tokio::io::join(stdout, stdin))
+    Ok(tokio::io::join(stdout, Pipe(Some(stdin))))
+}
+
+/// A child's input that a shutdown closes; the child's own one only flushes.
+struct Pipe(Option<ChildStdin>);
+
+impl Pipe {
+    fn open(&mut self) -> std::io::Result<Pin<&mut ChildStdin>> {
+        let pipe = self.0.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
+        Ok(Pin::new(pipe))
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.open()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match self.0.as_mut() {
+            Some(pipe) => Pin::new(pipe).poll_flush(context),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let flushed = self.as_mut().poll_flush(context);
+        if flushed.is_ready() {
+            self.0 = None;
+        }
+        flushed
+    }
 }
 
 /// ssh's arguments for `ssh://[user@]host[:port]`.

@@ -93,11 +93,7 @@ async fn ended_by_signal(is_raw: bool) -> i64 {
 async fn send_input(to: &mut (impl AsyncWrite + Unpin), mut keys: DetachKeys) -> End {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; PIECE];
-    loop {
-        let Ok(count) = stdin.read(&mut buffer).await else { break };
-        if count == 0 {
-            break;
-        }
+    while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
         let (typed, is_detached) = keys.feed(&buffer[..count]);
         // The process may be gone; its output says how it ended.
         if to.write_all(&typed).await.is_err() || to.flush().await.is_err() {

@@ -118,7 +118,6 @@ fn refusals_are_the_same_as_dockers() {
         "run -d -a stdout busybox true",
         "run --rm --restart always busybox true",
         "run -it --rm busybox true",
-        "create nosuch.invalid:bad:name",
         "start nosuch",
         "stop nosuch web2",
         "rm web",
@@ -201,7 +200,8 @@ fn signals_and_terminals() {
     assert_eq!(again.code, 5, "{}", again.text());
     has(&again.text(), &["a42"]);
     ok(&h, "start tty");
-    let detached = typed("attach --detach-keys x,y tty", "echo b$((20+22))\\nxy");
+    let detached =
+        typed("attach --detach-keys x,y tty", "echo b$((20+22))\\n'; sleep 1; printf 'xy");
     has(&detached.text(), &["b42", "read escape sequence"]);
     assert_eq!(h.docker("inspect -f '{{.State.Running}}' tty"), "true");
 }
@@ -225,13 +225,13 @@ fn every_verb_of_the_life_cycle() {
     assert_eq!(ok(&h, "wait c2"), "137");
     assert_eq!(ok(&h, "rm c2"), "c2");
     h.sh(&format!(
-        "{SAMPAN} run -d --name f busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done'"
+        "{SAMPAN} run -d --name follow busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done'"
     ));
-    assert_eq!(ok(&h, "logs -f f"), "1\n2\n3");
-    ok(&h, "wait f");
+    assert_eq!(ok(&h, "logs -f follow"), "1\n2\n3");
+    ok(&h, "wait follow");
     has(&ok(&h, "container prune -f"), &["Deleted Containers", "Total reclaimed space"]);
-    assert_eq!(ok(&h, "volume create v"), "v");
-    assert_eq!(ok(&h, "volume rm v"), "v");
+    assert_eq!(ok(&h, "volume create vol"), "vol");
+    assert_eq!(ok(&h, "volume rm vol"), "vol");
     has(&ok(&h, "system prune -af --volumes"), &["Deleted Images", "Total reclaimed space"]);
     assert_eq!(ok(&h, "images -q"), "");
 }
@@ -240,7 +240,7 @@ fn every_verb_of_the_life_cycle() {
 fn files_and_images_in_and_out() {
     let Some((_lan, h)) = host("files_and_images_in_and_out") else { return };
     h.sh("mkdir -p /run/d && echo f > /run/f && echo g > /run/d/g && ln -s f /run/link");
-    ok(&h, "run -d --name c busybox sleep 1000");
+    ok(&h, "run -d --name box busybox sleep 1000");
     for (from, to) in [
         ("/run/f", "/tmp/"),
         ("/run/f", "/tmp/renamed"),
@@ -250,9 +250,9 @@ fn files_and_images_in_and_out() {
         ("/run/link", "/tmp/"),
         ("-L /run/link", "/tmp/followed"),
     ] {
-        ok(&h, &format!("cp {from} c:{to}"));
+        ok(&h, &format!("cp {from} box:{to}"));
     }
-    let files = ok(&h, "exec c sh -c 'cd /tmp && find . | sort | xargs'");
+    let files = ok(&h, "exec box sh -c 'cd /tmp && find . | sort | xargs'");
     assert_eq!(
         files,
         ". ./content ./content/g ./d ./d/g ./f ./followed ./link ./new ./new/g ./renamed"
@@ -261,20 +261,20 @@ fn files_and_images_in_and_out() {
     for (from, to) in
         [("/tmp/d", "/run/back"), ("/tmp/d/.", "/run/back/new"), ("/tmp/f", "/run/back/x")]
     {
-        ok(&h, &format!("cp c:{from} {to}"));
+        ok(&h, &format!("cp box:{from} {to}"));
     }
     assert_eq!(h.sh("cd /run/back && find . | sort | xargs"), ". ./d ./d/g ./new ./new/g ./x");
-    assert_eq!(h.sh(&format!("{SAMPAN} cp c:/tmp/d - | tar t | xargs")), "d/ d/g");
-    h.sh(&format!("tar -C /run -c d | {SAMPAN} cp - c:/"));
-    assert_eq!(ok(&h, "exec c cat /d/g"), "g");
-    has(&ok(&h, "diff c"), &["A /d/g", "C /tmp"]);
-    has(&ok(&h, "commit -c 'CMD [\"echo\",\"made\"]' c made:1"), &["sha256:"]);
+    assert_eq!(h.sh(&format!("{SAMPAN} cp box:/tmp/d - | tar t | xargs")), "d/ d/g");
+    h.sh(&format!("tar -C /run -c d | {SAMPAN} cp - box:/"));
+    assert_eq!(ok(&h, "exec box cat /d/g"), "g");
+    has(&ok(&h, "diff box"), &["A /d/g", "C /tmp"]);
+    has(&ok(&h, "commit -c 'CMD [\"echo\",\"made\"]' box made:1"), &["sha256:"]);
     assert_eq!(ok(&h, "run --rm made:1"), "made");
     ok(&h, "tag made:1 made:2");
     ok(&h, "save -o /run/made.tar made:1 made:2");
     has(&ok(&h, "rmi made:1 made:2"), &["Untagged: made:1", "Deleted: sha256:"]);
     assert_eq!(ok(&h, "load -i /run/made.tar"), "Loaded image: made:1\nLoaded image: made:2");
-    has(&h.sh(&format!("{SAMPAN} export c | {SAMPAN} import - flat:1")), &["sha256:"]);
+    has(&h.sh(&format!("{SAMPAN} export box | {SAMPAN} import - flat:1")), &["sha256:"]);
     assert_eq!(ok(&h, "run --rm flat:1 cat /d/g"), "g");
 }
 

@@ -26,7 +26,7 @@ pub struct Attach {
     no_stdin: bool,
     /// Hand signals on to the container
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-        require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     sig_proxy: bool,
     /// The container
     container: String,

@@ -59,18 +59,18 @@ impl Copy {
         match (split(&self.source), split(&self.destination)) {
             (Some((container, path)), None) => {
                 let client = app.client().await?;
-                self.from_container(&client, container, path).await
+                self.fetch(&client, container, path).await
             }
             (None, Some((container, path))) => {
                 let client = app.client().await?;
-                self.to_container(&client, container, path).await
+                self.put_into(&client, container, path).await
             }
             (Some(_), Some(_)) => bail!("copying between containers is not supported"),
             (None, None) => bail!("must specify at least one container source"),
         }
     }
 
-    async fn from_container(&self, client: &Client, container: &str, path: &str) -> Result<()> {
+    async fn fetch(&self, client: &Client, container: &str, path: &str) -> Result<()> {
         let mut path = path.to_owned();
         if self.follow_link {
             path = resolved(client, container, &path).await?;
@@ -91,7 +91,7 @@ impl Copy {
         Ok(())
     }
 
-    async fn to_container(&self, client: &Client, container: &str, path: &str) -> Result<()> {
+    async fn put_into(&self, client: &Client, container: &str, path: &str) -> Result<()> {
         let mut target = path.to_owned();
         let mut found = stat(client, container, &target).await?;
         if found.as_ref().is_some_and(|s| !s.link.is_empty()) {
@@ -237,8 +237,9 @@ impl Source {
         Ok(Self { path, name, is_directory: metadata.is_dir() })
     }
 
-    /// Writes the archive; returns the bytes of files in it.
+    /// Writes the archive; returns its bytes.
     fn pack(&self, renamed: &str, to: impl std::io::Write) -> Result<u64> {
+        let to = Counting { to, count: 0 };
         let mut archive = tar::Builder::new(std::io::BufWriter::with_capacity(64 * 1024, to));
         archive.follow_symlinks(false);
         let failed = || format!("copy {}", self.path.display());
@@ -247,9 +248,26 @@ impl Source {
         } else {
             archive.append_path_with_name(&self.path, renamed).with_context(failed)?;
         }
-        let mut out = archive.into_inner()?;
-        std::io::Write::flush(&mut out)?;
-        Ok(self.path.metadata().map_or(0, |m| m.len()))
+        let out = archive.into_inner()?.into_inner().map_err(|e| e.into_error())?;
+        Ok(out.count)
+    }
+}
+
+/// Counts what goes through.
+struct Counting<W> {
+    to: W,
+    count: u64,
+}
+
+impl<W: std::io::Write> std::io::Write for Counting<W> {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        let written = self.to.write(piece)?;
+        self.count += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
     }
 }
 

@@ -227,7 +227,7 @@ pub struct History {
     /// Print sizes and times for people
     #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        value_name = "BOOL")]
+        value_name = "BOOL", hide_possible_values = true)]
     human: bool,
     /// Don't shorten anything
     #[arg(long)]
@@ -300,7 +300,7 @@ pub struct Commit {
     message: Option<String>,
     /// Pause the container meanwhile
     #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-        require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pause: bool,
     /// The container
     container: String,

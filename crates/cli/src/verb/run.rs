@@ -34,7 +34,7 @@ pub struct Run {
     detach: bool,
     /// Hand signals on to the container
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-        require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     sig_proxy: bool,
     /// The keys that detach from the container, as ctrl-p,ctrl-q
     #[arg(long, value_name = "KEYS")]
