@@ -119,7 +119,15 @@ impl Endpoint {
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         parts.uri = path.parse::<Uri>().context("path of the request")?;
         parts.headers.insert(http::header::HOST, http::HeaderValue::from_static("sampan"));
-        Ok(sender.send_request(Request::from_parts(parts, body)).await?)
+        let answer = sender.send_request(Request::from_parts(parts, body)).await;
+        answer.with_context(|| {
+            let hint = if matches!(self, Self::Tcp(_, None)) {
+                " (does it speak TLS? see --tls)"
+            } else {
+                ""
+            };
+            format!("error during connect to {}{hint}", self.name())
+        })
     }
 
     /// Opens a raw connection.
