@@ -117,7 +117,7 @@ fn copies_go_both_ways_and_never_escape() {
     h.sh("docker cp cc:/tmp/f /run/g; cmp /run/f /run/g");
     h.sh("mkdir -p /run/d/e; echo deep > /run/d/e/f; docker cp /run/d cc:/tmp/; docker cp cc:/tmp/d /run/back; cmp /run/d/e/f /run/back/e/f");
     assert_eq!(h.sh("docker cp cc:/etc/hostname - | tar -tf -"), "hostname");
-    has(&h.docker_fails("cp cc:/nosuch /run/x").1, &["could not find", "/nosuch"]);
+    has(&h.docker_fails("cp cc:/nosuch /run/x").1, &["/nosuch"]);
     // A link to the host's file is resolved inside the container.
     h.docker("exec cc ln -s /etc/shadow /tmp/link");
     let escaped = h.run("docker cp -L cc:/tmp/link /run/stolen");
