@@ -83,6 +83,16 @@ impl Exec {
         self.config.cmd.as_deref().unwrap_or_default().join(" ")
     }
 
+    /// Over when the exit code is known: clients ask for it as soon as the
+    /// output ends.
+    fn ended(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            let Stage::Running(process) = self.stage().clone() else { return };
+            let status = process.wait().await;
+            self.end(status.code);
+        }
+    }
+
     fn end(&self, code: i32) {
         *self.stage() = Stage::Ended { code, at: Instant::now() };
     }
@@ -180,11 +190,14 @@ impl Engine {
         let (tty, stdin) = (exec.tty(), exec.config.attach_stdin.unwrap_or(false));
         let scanner = attach::scanner(exec.config.detach_keys.as_deref(), tty)?;
         let (engine, attached) = (self.clone(), !options.detach);
+        let running = Arc::clone(&exec);
         let run = self.detached(async move {
-            engine.exec_run(&c, &exec, attached, options.console_size).await
+            engine.exec_run(&c, &running, attached, options.console_size).await
         });
         match run.await {
-            Ok(Some(streams)) => Ok(Some(Attachment::new(tty, streams, stdin, scanner))),
+            Ok(Some(streams)) => {
+                Ok(Some(Attachment::new(tty, streams, stdin, scanner, exec.ended())))
+            }
             Ok(None) => Ok(None),
             Err(e @ EngineError::Start { .. }) if attached => {
                 Ok(Some(Attachment::text(tty, format!("{e}\r\n"))))

@@ -64,11 +64,20 @@ impl std::fmt::Debug for Attachment {
 }
 
 impl Attachment {
-    /// The streams of a process, with detach keys.
-    pub(crate) fn new(tty: bool, streams: AttachStream, stdin: bool, scanner: Scanner) -> Self {
+    /// The streams of a process, with detach keys. The output ends when the
+    /// process has written all and `ended` is over.
+    pub(crate) fn new(
+        tty: bool,
+        streams: AttachStream,
+        stdin: bool,
+        scanner: Scanner,
+        ended: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let source = if stdin { Source::Ready(streams.input) } else { Source::None };
         let input = AttachInput::new(source, scanner);
-        let output = streams.output.take_until(input.detached.clone().cancelled_owned());
+        let last = stream::once(ended).filter_map(|()| std::future::ready(None));
+        let output = streams.output.chain(last);
+        let output = output.take_until(input.detached.clone().cancelled_owned());
         Self { tty, output: output.boxed(), input }
     }
 
@@ -258,7 +267,13 @@ impl Engine {
             sampan_runtime::AttachOptions { stdin, stdout: options.stdout, stderr: options.stderr };
         if let Some(shim) = c.shim() {
             let streams = shim.attach(wanted).await?;
-            return Ok(Attachment::new(record.tty(), streams, stdin, scanner));
+            return Ok(Attachment::new(
+                record.tty(),
+                streams,
+                stdin,
+                scanner,
+                std::future::ready(()),
+            ));
         }
         let (output, from_output) = oneshot::channel();
         let (input, from_input) = oneshot::channel();
