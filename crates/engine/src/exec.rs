@@ -85,12 +85,10 @@ impl Exec {
 
     /// Over when the exit code is known: clients ask for it as soon as the
     /// output ends.
-    fn ended(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
-        async move {
-            let Stage::Running(process) = self.stage().clone() else { return };
-            let status = process.wait().await;
-            self.end(status.code);
-        }
+    async fn ended(self: Arc<Self>) {
+        let Stage::Running(process) = self.stage().clone() else { return };
+        let status = process.wait().await;
+        self.end(status.code);
     }
 
     fn end(&self, code: i32) {
