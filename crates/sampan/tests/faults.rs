@@ -7,9 +7,12 @@
 //!   missed by the next container that needs one. The published port likewise.
 //! - One host serves many points. Only the daemon is started anew.
 #![cfg(feature = "fault-points")]
+// Which point took how long is worth seeing.
+#![allow(clippy::print_stdout)]
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use common::world::{self, World};
@@ -72,6 +75,40 @@ const TWICE: &[(&str, &str)] = &[
     ("remove:after-record", "remove:after-snapshot"),
 ];
 
+/// Work that goes on in four places at once, for as long as there is a daemon.
+const TRAFFIC: &str = r#"
+for i in 1 2 3; do (
+    set -e
+    while :; do
+        docker run -d --name w$i -p 808$i:80 -v v$i:/data -v /anon busybox sleep 1000
+        docker exec w$i true
+        docker restart -t 0 w$i
+        docker rename w$i x$i
+        docker run --rm --net none -v /anon busybox true
+        docker stop -t 0 x$i
+        docker start x$i
+        docker rm -fv x$i
+        docker volume rm v$i
+    done
+) & done
+(
+    set -e
+    cd $HOME
+    while :; do
+        tar -C $HOME/some -c . | docker import - some:latest
+        docker create --name yy some:latest /f
+        docker rm yy
+        docker save -o $HOME/some.tar some:latest
+        docker rmi some:latest
+        docker load -i $HOME/some.tar
+        docker rmi some:latest
+        docker network create nn
+        docker network rm nn
+    done
+) &
+wait
+"#;
+
 /// Whether it is the daemon's start that passes a point.
 fn is_at_start(point: &str) -> bool {
     point.starts_with("reconcile:")
@@ -130,17 +167,22 @@ fn is_of_use(h: &Host, point: &str) {
 fn is_clean_afterwards(h: &Host, parent: &str, clean: &World, point: &str) {
     h.sh("docker ps -aq | xargs -r docker rm -fv; docker network ls -q -f type=custom | xargs -r docker network rm");
     h.run("docker volume rm data");
+    is_again(h, parent, clean, point);
+    // The only address and the port are free.
+    h.docker("run --rm -p 8080:80 busybox true");
+}
+
+/// The host is as it was.
+fn is_again(h: &Host, parent: &str, clean: &World, point: &str) {
     let began = Instant::now();
     loop {
         let is = world::found(h, parent);
         if is == *clean {
-            break;
+            return;
         }
         assert!(began.elapsed() < SOON, "{point}: there is left {is:#?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // The only address and the port are free.
-    h.docker("run --rm -p 8080:80 busybox true");
 }
 
 /// One death, perhaps a second one while the first is healed, and what comes
@@ -227,4 +269,65 @@ fn dies_anywhere_3() {
 #[test]
 fn dies_anywhere_4() {
     part(3, "dies_anywhere_4");
+}
+
+/// Between the points there are instants too.
+#[test]
+fn dies_at_any_instant() {
+    let Some((_lan, mut h)) = host_with("dies_at_any_instant", &[]) else { return };
+    h.sh("mkdir $HOME/some && head -c 300000 /dev/urandom > $HOME/some/f");
+    let parent = world::cgroup_parent(&h);
+    let clean = world::found(&h, &parent);
+    let images = stored(&h);
+    for round in 0..rounds() {
+        let what = format!("round {round}");
+        std::thread::scope(|scope| {
+            let pid = h.daemon().and_then(sampan_testkit::Daemon::pid).unwrap();
+            let traffic = scope.spawn(|| h.run(TRAFFIC));
+            // Spread over the work, the same in each run of the test.
+            std::thread::sleep(std::time::Duration::from_millis(150 + round * 389 % 2000));
+            let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+            let outcome = traffic.join().unwrap();
+            assert!(!outcome.errors().contains("response from daemon"), "{}", outcome.errors());
+            println!("{what}: {} answers before the death", outcome.text().lines().count());
+        });
+        h.wait_daemon();
+        h.start_daemon(SAMPAN, &[]);
+        agrees(&h, &parent, &what);
+        // Of those that do not end by themselves.
+        for id in h.docker("ps -q -f name=^/[wx][1-3]").lines() {
+            assert_eq!(h.docker(&format!("exec {id} echo alive")), "alive", "{what}");
+        }
+        h.sh("docker ps -aq | xargs -r docker rm -fv");
+        h.sh("docker network ls -q -f type=custom | xargs -r docker network rm");
+        h.sh("docker volume ls -q | xargs -r docker volume rm");
+        h.sh("docker images -q | sort -u | grep -v $(docker images -q busybox) | xargs -r docker rmi -f");
+        is_again(&h, &parent, &clean, &what);
+        same_images(&h, &images, &what);
+    }
+}
+
+/// `SAMPAN_TEST_ROUNDS`, to look for what is rare.
+fn rounds() -> u64 {
+    std::env::var("SAMPAN_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+}
+
+/// The files of images, by name.
+fn stored(h: &Host) -> BTreeSet<String> {
+    let dir = h.data_root().join("image");
+    let files = h.run(&format!("cd {} && find . -maxdepth 3", dir.display()));
+    files.text().lines().map(str::to_owned).collect()
+}
+
+fn same_images(h: &Host, images: &BTreeSet<String>, point: &str) {
+    let began = Instant::now();
+    loop {
+        let is = stored(h);
+        if is == *images {
+            return;
+        }
+        let (more, less) = (is.difference(images), images.difference(&is));
+        assert!(began.elapsed() < SOON, "{point}: more {more:?}, less {less:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
