@@ -12,7 +12,7 @@ mod pidfile;
 mod settings;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -70,7 +70,10 @@ fn report(message: &str) {
 }
 
 fn try_main(args: Vec<OsString>) -> Result<()> {
+    let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    let name = if called == "dockerd" { "dockerd" } else { "sampan daemon" };
     let command = CommandLine::augment_args(clap::Command::new("sampan daemon"))
+        .bin_name(name)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Run the container engine");
     let matches = command.get_matches_from(args);
