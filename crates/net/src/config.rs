@@ -42,7 +42,7 @@ impl NetConfig {
             exec_root: exec_root.into(),
             networks: Vec::new(),
             ip_forward: true,
-            namespaces_ahead: 4,
+            namespaces_ahead: 8,
         }
     }
 }

@@ -82,6 +82,20 @@ pub(crate) struct Namespaces {
     /// Filled by the maker's thread. The lock is held while waiting for a
     /// namespace, so that those who wait are served in turn.
     ready: AsyncMutex<mpsc::Receiver<io::Result<Namespace>>>,
+    orders: std::sync::mpsc::Sender<()>,
+}
+
+/// Orders a namespace in place of one that was taken, when it is dropped: not
+/// before the sandbox is set up, for making one holds the kernel's lock on
+/// links, for which the set-up would wait.
+#[derive(Debug)]
+pub(crate) struct Reorder(std::sync::mpsc::Sender<()>);
+
+impl Drop for Reorder {
+    fn drop(&mut self) {
+        // Without a maker there is nobody to take from it either.
+        let _ = self.0.send(());
+    }
 }
 
 impl Namespaces {
@@ -92,12 +106,21 @@ impl Namespaces {
             move |source| NetError::Namespace { operation, path, source }
         };
         std::fs::create_dir_all(&dir).map_err(failed("create the directory of namespaces"))?;
-        let (send, ready) = mpsc::channel(ahead.max(1));
+        let ahead = ahead.max(1);
+        let (send, ready) = mpsc::channel(ahead);
+        let (orders, ordered) = std::sync::mpsc::channel();
+        let work = move || {
+            for () in std::iter::repeat_n((), ahead).chain(ordered) {
+                if send.blocking_send(Namespace::create()).is_err() {
+                    break;
+                }
+            }
+        };
         thread::Builder::new()
             .name("netns-maker".to_owned())
-            .spawn(move || while send.blocking_send(Namespace::create()).is_ok() {})
+            .spawn(work)
             .map_err(failed("start the maker of namespaces below"))?;
-        Ok(Self { dir, ready: AsyncMutex::new(ready) })
+        Ok(Self { dir, ready: AsyncMutex::new(ready), orders })
     }
 
     /// Where the name of a sandbox's namespace is.
@@ -105,14 +128,17 @@ impl Namespaces {
         self.dir.join(sandbox.as_str())
     }
 
-    /// The next namespace, without a name yet.
-    pub async fn take(&self) -> Result<Namespace, NetError> {
-        let made = self.ready.lock().await.recv().await;
-        made.ok_or(NetError::Stopped)?.map_err(|source| NetError::Namespace {
+    /// The next namespace, without a name yet. The caller drops the order for
+    /// another one when the namespace is set up.
+    pub async fn take(&self) -> Result<(Namespace, Reorder), NetError> {
+        let made = self.ready.lock().await.recv().await.ok_or(NetError::Stopped)?;
+        let reorder = Reorder(self.orders.clone());
+        let namespace = made.map_err(|source| NetError::Namespace {
             operation: "make a network namespace below",
             path: self.dir.clone(),
             source,
-        })
+        })?;
+        Ok((namespace, reorder))
     }
 
     /// Gives a namespace its name. What an interrupted attempt left there is

@@ -56,7 +56,8 @@ impl Inner {
             }
             return Ok(None);
         }
-        let namespace = Arc::new(self.namespaces.take().await?);
+        let (namespace, _reorder) = self.namespaces.take().await?;
+        let namespace = Arc::new(namespace);
         if self.namespaces.path(&spec.sandbox).exists() {
             // Of an earlier sandbox with this id, perhaps on its way out.
             self.reaper.flush().await;
