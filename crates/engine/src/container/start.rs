@@ -78,6 +78,8 @@ impl Engine {
         connected: &mut bool,
     ) -> Result<()> {
         let before = c.record();
+        let cgroups = Arc::clone(&self.inner.cgroups);
+        drop(tokio::task::spawn_blocking(move || cgroups.move_ahead()));
         let (networking, plan) = self.allocate_network(&before)?;
         crate::fault!("start:before-record");
         let wished = self.commit_change(c, |r| {

@@ -9,6 +9,7 @@
 //! - Everything but [`Cgroup::freeze`] is synchronous. [`Cgroup::kill_all`]
 //!   and [`Cgroup::remove`] may take seconds in the worst case.
 
+mod ahead;
 mod detect;
 mod files;
 mod freeze;

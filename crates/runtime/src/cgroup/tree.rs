@@ -47,13 +47,12 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Makes the group and moves the calling process into its v2 directory on a
-    /// hybrid host: libcontainer leaves that one out.
+    /// Moves the calling process into the group's v2 directory on a hybrid
+    /// host: libcontainer leaves that one out.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses, or the group was not made.
     pub fn join_unified(&self) -> Result<(), CgroupError> {
-        self.create()?;
         match self.unified() {
             Some(dir) if self.host.version == CgroupVersion::Hybrid => {
                 write(&dir.join("cgroup.procs"), "0")
