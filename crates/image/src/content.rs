@@ -51,6 +51,8 @@ impl Content {
         }
         let content = Self { blobs: blobs.into(), ingest: ingest.into(), arriving: Arc::default() };
         content.sweep_ingest(RESUMABLE)?;
+        sampan_sys::file::remove_temporaries(&content.blobs)
+            .map_err(ImageError::io("clean", &content.blobs))?;
         for entry in fs::read_dir(&content.ingest)
             .map_err(ImageError::io("list", &content.ingest))?
             .flatten()

@@ -49,6 +49,32 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> io::Result<
     written
 }
 
+/// Removes the temporary files in `dir` that a process left which was killed
+/// in the middle of [`write_atomic`] or [`write_replace`]. Nobody else may be
+/// writing there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove_temporaries(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if is_temporary(&entry.file_name().to_string_lossy()) {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// `.NAME.PID.NUMBER.tmp`, as [`replace`] makes it.
+fn is_temporary(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp")) else {
+        return false;
+    };
+    let mut parts = rest.rsplitn(3, '.');
+    let is_number = |p: Option<&str>| p.is_some_and(|p| p.parse::<u64>().is_ok());
+    is_number(parts.next()) && is_number(parts.next()) && parts.next().is_some()
+}
+
 /// Makes renames and removals in `dir` durable.
 ///
 /// # Errors
@@ -95,5 +121,17 @@ mod tests {
         remove_file(&path).unwrap();
         remove_file(&path).unwrap();
         remove_tree(&dir.path().join("none")).unwrap();
+    }
+
+    #[test]
+    fn what_was_left_half_written_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = [".f.json.12.3.tmp", ".f.tmp", ".12.3.tmp", "f.12.3.tmp", ".f.x.3.tmp"];
+        for name in names {
+            fs::write(dir.path().join(name), b"half").unwrap();
+        }
+        remove_temporaries(dir.path()).unwrap();
+        let left = names.map(|n| dir.path().join(n).exists());
+        assert_eq!(left, [false, true, true, true, true]);
     }
 }

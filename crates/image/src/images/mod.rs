@@ -251,6 +251,7 @@ impl Inner {
         fs::create_dir_all(&root).map_err(ImageError::io("make", &root))?;
         fs::set_permissions(&root, fs::Permissions::from_mode(0o710))
             .map_err(ImageError::io("set the mode of", &root))?;
+        sampan_sys::file::remove_temporaries(&root).map_err(ImageError::io("clean", &root))?;
         let content = Content::open(&root)?;
         let layers = LayerStore::open(&root, content.clone(), limits)?;
         let inits = InitLayers::open(&root)?;
