@@ -347,6 +347,21 @@ impl Host {
         ));
     }
 
+    /// Removes the cgroup below which the daemon's containers were, in every
+    /// hierarchy; one that is in use stays. The daemon named it by a hash of
+    /// its exec-root (FNV-1a, 32 bits).
+    fn remove_cgroups(&self) {
+        let bytes = self.exec_root().into_os_string().into_encoded_bytes();
+        let hash = bytes
+            .iter()
+            .fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten();
+        for hierarchy in hierarchies.map(|e| e.path()).chain([root.to_owned()]) {
+            let _ = std::fs::remove_dir(hierarchy.join(format!("sampan-{hash:08x}")));
+        }
+    }
+
     /// The end of the daemon's log.
     #[must_use]
     pub fn log_tail(&self) -> String {
@@ -367,6 +382,7 @@ impl Drop for Host {
         }
         // The containers' cgroups outlive the namespaces; their processes don't.
         // Everything else goes with the holder.
+        self.remove_cgroups();
     }
 }
 
