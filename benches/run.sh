@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 need_root
 use_toolchain
 # shellcheck disable=SC2086
-install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun
-install_docker_cli
+install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun iptables
+# Debian's package has both the docker command and the daemon to compare with.
+command -v dockerd >/dev/null 2>&1 || install_packages docker.io
 cargo build --release --bin sampan --package sampan
 cargo build --release --package sampan-benches
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sampan_testkit::{Host, Lan, add_program, busybox_rootfs};
+use sampan_testkit::{Host, Lan};
 use serde_json::{Value, json};
 
 use crate::client;
@@ -53,9 +53,6 @@ impl Engine {
     }
 
     fn with_image(self) -> Self {
-        let root = self.rootfs();
-        let made = busybox_rootfs(&root).and_then(|()| add_program(&root, "true"));
-        made.unwrap_or_else(|e| panic!("rootfs: {e}"));
         self.host.import_busybox();
         self
     }
