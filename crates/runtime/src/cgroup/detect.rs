@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use sampan_sys::mount::{self, MountEntry};
 
 use super::files::io_error;
@@ -33,7 +34,8 @@ impl CgroupHost {
     pub fn detect() -> Result<Self, CgroupError> {
         let mounts =
             mount::list().map_err(|e| io_error("reading", Path::new("/proc/self/mountinfo"), e))?;
-        Self::from_mounts(&mounts).ok_or(CgroupError::NotMounted)
+        let seen: Vec<MountEntry> = mounts.into_iter().filter(is_visible).collect();
+        Self::from_mounts(&seen).ok_or(CgroupError::NotMounted)
     }
 
     fn from_mounts(mounts: &[MountEntry]) -> Option<Self> {
@@ -85,6 +87,17 @@ impl CgroupHost {
     /// Every hierarchy's mount.
     pub(super) fn mounts(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|(_, path)| path.as_path()).chain(self.unified.as_deref())
+    }
+}
+
+/// Whether the mount can be reached: mounts that another one hides, as a
+/// sysfs mounted anew over `/sys` does, are still listed.
+fn is_visible(entry: &MountEntry) -> bool {
+    let found = |magic| statfs(&entry.target).is_ok_and(|s| s.filesystem_type() == magic);
+    match entry.fs_type.as_str() {
+        "cgroup2" => found(CGROUP2_SUPER_MAGIC),
+        "cgroup" => found(CGROUP_SUPER_MAGIC),
+        _ => false,
     }
 }
 
