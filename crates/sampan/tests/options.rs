@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{field, has, host};
+use common::{crash_and_restart, field, has, host};
 
 #[test]
 fn identity_and_environment() {
@@ -162,4 +162,28 @@ fn namespaces() {
         &h.docker_fails("run --rm --network container:gone busybox true").1,
         &["no such container"],
     );
+}
+
+#[test]
+fn a_host_with_cgroups_of_version_2_alone() {
+    let test = "a_host_with_cgroups_of_version_2_alone";
+    let Some(lan) = sampan_testkit::Lan::new_or_skip(test) else { return };
+    let mut h = lan.host_with_cgroup2("v2");
+    h.start_daemon(common::SAMPAN, &[]);
+    h.import_busybox();
+    assert_eq!(h.docker("info --format '{{.CgroupVersion}}'"), "2");
+    h.docker("run -d --name c1 busybox sleep 1000");
+    assert_eq!(h.docker("exec c1 echo in"), "in");
+    h.docker("pause c1");
+    assert_eq!(field(&h, "c1", "{{.State.Paused}}"), "true");
+    h.docker("unpause c1");
+    has(&h.docker("top c1"), &["sleep 1000"]);
+    has(&h.docker("stats --no-stream c1"), &["c1"]);
+    // Devices are kept out by a program of the cgroup, as version 2 has no files for them.
+    let zero = "sh -c 'mknod /z c 1 5 && head -c1 /z | wc -c; mknod /d c 10 237 && head -c1 /d'";
+    let refused = h.run(&format!("docker run --rm busybox {zero}"));
+    has(&(refused.text() + &refused.errors()), &["1", "operation not permitted"]);
+    crash_and_restart(&mut h);
+    assert_eq!(h.docker("exec c1 echo still"), "still");
+    h.docker("rm -f c1");
 }

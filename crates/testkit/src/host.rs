@@ -66,13 +66,13 @@ impl Response {
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, number: u32, mtu: u32, lan: u32) -> Self {
+    pub(crate) fn new(name: &str, number: u32, mtu: u32, lan: u32, cgroup2: bool) -> Self {
         let dir = tempfile::Builder::new()
             .prefix(&format!("sampan-{name}-"))
             .tempdir()
             .unwrap_or_else(|e| panic!("directory of host {name}: {e}"));
         let ip = format!("198.18.0.{number}");
-        let script = init_script(name, dir.path());
+        let script = init_script(name, dir.path(), cgroup2);
         let mut command = Command::new("unshare");
         command.args([
             "-n",
@@ -386,8 +386,13 @@ impl Drop for Host {
     }
 }
 
-fn init_script(name: &str, dir: &Path) -> String {
+fn init_script(name: &str, dir: &Path, cgroup2: bool) -> String {
     let dir = dir.display();
+    let cgroups = if cgroup2 {
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup".to_owned()
+    } else {
+        format!("mount --rbind {dir}/cg /sys/fs/cgroup")
+    };
     // `ip netns exec` would remount /sys and hide the cgroup mounts, so they
     // are moved aside and brought back around the new sysfs. The shell stays
     // and waits: as the host's process 1 it reaps orphans.
@@ -396,7 +401,7 @@ fn init_script(name: &str, dir: &Path) -> String {
 mkdir -p {dir}/cg
 mount --rbind /sys/fs/cgroup {dir}/cg
 mount -t sysfs sysfs /sys
-mount --rbind {dir}/cg /sys/fs/cgroup
+{cgroups}
 umount -l {dir}/cg
 mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmpfs /run

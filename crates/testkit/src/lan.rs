@@ -60,7 +60,18 @@ impl Lan {
     #[must_use]
     pub fn host(&self, name: &str) -> Host {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Host::new(name, number, self.mtu, self.holder.pid())
+        Host::new(name, number, self.mtu, self.holder.pid(), false)
+    }
+
+    /// A new host that has cgroups of version 2 alone. Controllers that the
+    /// machine uses in version 1 are missing there.
+    ///
+    /// # Panics
+    /// When the namespaces can't be made.
+    #[must_use]
+    pub fn host_with_cgroup2(&self, name: &str) -> Host {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Host::new(name, number, self.mtu, self.holder.pid(), true)
     }
 
     /// Runs a shell command as the client outside every host.
