@@ -62,4 +62,10 @@ use_toolchain() {
     }
 }
 
+# The release binary's path.
+release_binary() {
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    echo "$target/x86_64-unknown-linux-gnu/release/sampan"
+}
+
 build_packages="gcc libc6-dev libseccomp-dev pkg-config"

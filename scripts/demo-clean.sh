@@ -5,15 +5,22 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 need_root
-home=${SAMPAN_DEMO_DIR:-/var/lib/sampan-demo}
-run=/run/sampan-demo
-if [ -s "$run/sampan.pid" ] && kill -0 "$(cat "$run/sampan.pid")" 2>/dev/null; then
-    pid=$(cat "$run/sampan.pid")
-    program=$(readlink "/proc/$pid/exe")
-    DOCKER_HOST="unix://$run/sampan.sock" "${program% (deleted)}" rm -f demo-web >/dev/null 2>&1 || true
-    kill "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+use_toolchain
+sampan=$(release_binary)
+. scripts/demo-daemon.sh
+
+if [ -e "$home/data" ]; then
+    # The container outlives its daemon, and a daemon takes it away.
+    demo_daemon_runs || start_demo_daemon
+    "$sampan" -H "$host" ps -aq | xargs -r "$sampan" -H "$host" rm -f >/dev/null
+    kill "$(cat "$run/sampan.pid")"
+    # The daemon's last act is to remove the file.
+    while [ -e "$run/sampan.pid" ]; do sleep 0.1; done
 fi
 ip link del sampan-demo0 2>/dev/null || true
+if command -v nft >/dev/null 2>&1; then
+    nft delete table inet "$instance" 2>/dev/null || true
+fi
+find /sys/fs/cgroup -depth -type d -path "*/$instance*" -exec rmdir {} + 2>/dev/null || true
 rm -rf "$home" "$run"
 echo "The demo is gone."

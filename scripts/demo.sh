@@ -13,28 +13,15 @@ install_packages $build_packages curl nginx-light iproute2
 
 say "Building the release binary"
 cargo build --release --bin sampan
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-sampan="$target/x86_64-unknown-linux-gnu/release/sampan"
-
-home=${SAMPAN_DEMO_DIR:-/var/lib/sampan-demo}
-run=/run/sampan-demo
-host="unix://$run/sampan.sock"
+sampan=$(release_binary)
+. scripts/demo-daemon.sh
 port=${SAMPAN_DEMO_PORT:-8080}
-mkdir -p "$home" "$run"
 
-if [ -s "$run/sampan.pid" ] && kill -0 "$(cat "$run/sampan.pid")" 2>/dev/null; then
+if demo_daemon_runs; then
     say "A demo daemon runs already (process $(cat "$run/sampan.pid")); it is used"
 else
     say "Starting a daemon: state in $home, log in $home/daemon.log"
-    setsid "$sampan" daemon -H "$host" --data-root "$home/data" --exec-root "$run/exec" \
-        --pidfile "$run/sampan.pid" --bridge sampan-demo0 --bip 172.31.250.1/24 \
-        </dev/null >>"$home/daemon.log" 2>&1 &
-    tries=0
-    until curl -fs --unix-socket "$run/sampan.sock" http://sampan/_ping >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || { tail -n 20 "$home/daemon.log" >&2; exit 1; }
-        sleep 0.1
-    done
+    start_demo_daemon
 fi
 export DOCKER_HOST="$host"
 

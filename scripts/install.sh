@@ -9,8 +9,7 @@ use_toolchain
 # shellcheck disable=SC2086
 install_packages $build_packages
 cargo build --release --bin sampan
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-sampan="$target/x86_64-unknown-linux-gnu/release/sampan"
+sampan=$(release_binary)
 
 prefix=${PREFIX:-/usr/local}
 dest=${DESTDIR:-}
