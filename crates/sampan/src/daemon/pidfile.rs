@@ -17,7 +17,7 @@ impl Pidfile {
         if let Ok(text) = std::fs::read_to_string(path) {
             let pid = text.trim();
             let is_other = pid != std::process::id().to_string();
-            if !pid.is_empty() && is_other && Path::new("/proc").join(pid).exists() {
+            if is_other && is_alive(pid) {
                 bail!(
                     "pidfile {}: process {pid} is running; if it is no daemon, remove the file",
                     path.display()
@@ -29,6 +29,21 @@ impl Pidfile {
             .with_context(|| format!("pidfile {}", path.display()))?;
         Ok(Self { path: path.to_owned() })
     }
+}
+
+/// Whether a process has this id and has not ended: one that nobody has waited
+/// for yet is no longer alive.
+fn is_alive(pid: &str) -> bool {
+    if pid.is_empty() {
+        return false;
+    }
+    std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
+        // The state follows the name, which may itself have a parenthesis.
+        .is_ok_and(|stat| {
+            let state =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            !matches!(state, Some('Z' | 'X'))
+        })
 }
 
 impl Drop for Pidfile {
@@ -50,5 +65,14 @@ mod tests {
         assert!(!path.exists());
         std::fs::write(&path, "1\n").unwrap();
         assert!(Pidfile::write(&path).is_err());
+        // It has ended, and nobody has waited for it.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().to_string();
+        while is_alive(&pid) {
+            std::thread::yield_now();
+        }
+        std::fs::write(&path, &pid).unwrap();
+        drop(Pidfile::write(&path).unwrap());
+        child.wait().unwrap();
     }
 }

@@ -132,7 +132,7 @@ pub struct Settings {
     /// Run an init process in every container
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub init: Option<bool>,
-    /// That init process [default: Sampan's own]
+    /// That init process, a static program [default: Sampan's own]
     #[arg(long, value_name = "FILE")]
     pub init_path: Option<PathBuf>,
     /// OCI runtime: NAME=PATH (may be repeated)
