@@ -79,8 +79,12 @@ impl Engine {
 
     /// Creates a container that sleeps.
     pub fn create(&self, host_config: &Value) -> Result<String, String> {
-        let body =
-            json!({"Image": "busybox", "Cmd": ["sleep", "100000"], "HostConfig": host_config});
+        // Docker publishes only what is exposed too.
+        let ports = host_config["PortBindings"].as_object().into_iter().flatten();
+        let exposed: serde_json::Map<_, _> =
+            ports.map(|(port, _)| (port.clone(), json!({}))).collect();
+        let body = json!({"Image": "busybox", "Cmd": ["sleep", "100000"],
+            "ExposedPorts": exposed, "HostConfig": host_config});
         let (_, text) =
             client::request(&self.host.socket(), "POST", "/containers/create", &body.to_string())?;
         let start = text.find('{').unwrap_or(0);
