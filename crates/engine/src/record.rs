@@ -274,6 +274,10 @@ pub struct ContainerRecord {
     pub restart_count: u32,
     /// Whether it was stopped by a user: the restart policy is then silent.
     pub manually_stopped: bool,
+    /// Whether a restart that a user asked for is between its stop and its
+    /// start: what is left of it is carried out after the daemon's death.
+    #[serde(default)]
+    pub restart_wanted: bool,
 }
 
 impl ContainerRecord {

@@ -182,3 +182,27 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     has(&second.errors(), &["in use"]);
     assert_eq!(h.docker("run --rm busybox echo fine"), "fine");
 }
+
+#[test]
+fn a_restart_goes_on_after_the_daemons_death() {
+    let Some((_lan, mut h)) = host("a_restart_goes_on_after_the_daemons_death") else { return };
+    let slow = "sh -c 'trap \"sleep 1; exit 3\" TERM; echo ready; while :; do sleep 0.05; done'";
+    h.docker(&format!("run -d --name again busybox {slow}"));
+    eventually("the trap", SOON, || h.docker("logs again").contains("ready").then_some(()));
+    let pid = field(&h, "again", "{{.State.Pid}}");
+    let mut events = h.events();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| h.run("docker restart again"));
+        events.wait("kill", "again", SOON);
+        // Between the stop and the start; the client sees its connection break.
+        let daemon = h.daemon().and_then(sampan_testkit::Daemon::pid).unwrap().to_string();
+        std::process::Command::new("kill").args(["-9", &daemon]).status().unwrap();
+        assert_ne!(client.join().unwrap().code, 0);
+    });
+    h.stop_daemon("KILL");
+    h.start_daemon(SAMPAN, &[]);
+    eventually("the container runs anew", SOON, || {
+        let now = field(&h, "again", "{{.State.Running}} {{.State.Pid}}");
+        (now.starts_with("true ") && !now.ends_with(&format!(" {pid}"))).then_some(())
+    });
+}

@@ -123,6 +123,7 @@ impl Engine {
             state,
             restart_count: 0,
             manually_stopped: false,
+            restart_wanted: false,
             id,
         };
         Ok(Draft { record, volumes, warnings })

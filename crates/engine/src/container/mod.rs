@@ -296,6 +296,7 @@ pub(crate) mod tests {
             state: State::default(),
             restart_count: 0,
             manually_stopped: false,
+            restart_wanted: false,
         }
     }
 

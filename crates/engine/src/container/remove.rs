@@ -63,7 +63,7 @@ impl Engine {
 
     /// Kills a container that is to be removed, and waits for its end.
     async fn kill_for_removal(&self, c: &Arc<Container>, volumes: bool) -> Result<()> {
-        self.wish_stopped(c, Desired::Removed { volumes }).await;
+        self.wish_stopped(c, Desired::Removed { volumes }, false).await;
         self.stop_process(c, nix::libc::SIGKILL, Some(super::stop::KILL_PATIENCE)).await
     }
 

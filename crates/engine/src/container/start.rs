@@ -85,6 +85,7 @@ impl Engine {
         let wished = self.commit_change(c, |r| {
             r.generation += 1;
             r.desired = Desired::Running;
+            r.restart_wanted = false;
             r.networking.clone_from(&networking);
             r.boot_id.clone_from(&self.inner.boot_id);
             if starter != Starter::Policy {

@@ -47,7 +47,7 @@ impl Engine {
                     c.id()
                 )));
             }
-            engine.stop(&c, signal, patience).await
+            engine.stop(&c, signal, patience, false).await
         })
         .await
     }
@@ -62,7 +62,7 @@ impl Engine {
         self.detached(async move {
             if c.record().state.is_running() {
                 c.hold(true);
-                let stopped = engine.stop(&c, signal, patience).await;
+                let stopped = engine.stop(&c, signal, patience, true).await;
                 c.hold(false);
                 stopped?;
             }
@@ -84,20 +84,23 @@ impl Engine {
         c: &Arc<Container>,
         signal: i32,
         patience: Option<Duration>,
+        again: bool,
     ) -> Result<()> {
-        self.wish_stopped(c, Desired::Stopped).await;
+        self.wish_stopped(c, Desired::Stopped, again).await;
         self.stop_process(c, signal, patience).await?;
         self.container_event(c, "stop", &[]);
         Ok(())
     }
 
-    /// Notes that a user wants the container stopped. That it can't be
+    /// Notes that a user wants the container stopped, and started `again`
+    /// after that. That it can't be
     /// written (a full disk) keeps nobody from stopping it.
-    pub(super) async fn wish_stopped(&self, c: &Arc<Container>, desired: Desired) {
+    pub(super) async fn wish_stopped(&self, c: &Arc<Container>, desired: Desired, again: bool) {
         crate::fault!("stop:before-record");
         c.change(|r| {
             r.manually_stopped = true;
             r.desired = desired;
+            r.restart_wanted = again;
         });
         if let Err(error) = self.persist(c).await {
             tracing::error!(container = c.id().short(), %error, "the stop is not written");
@@ -219,11 +222,11 @@ impl Engine {
             // stay down; other signals are messages to the program.
             let (stops, _) = plan(&record, &StopOptions::default())?;
             if signal == nix::libc::SIGKILL {
-                engine.wish_stopped(&c, Desired::Stopped).await;
+                engine.wish_stopped(&c, Desired::Stopped, false).await;
                 return engine.stop_process(&c, signal, Some(KILL_PATIENCE)).await;
             }
             if signal == stops {
-                engine.wish_stopped(&c, Desired::Stopped).await;
+                engine.wish_stopped(&c, Desired::Stopped, false).await;
             }
             if record.state.status == Status::Restarting {
                 return engine.stop_process(&c, signal, None).await;

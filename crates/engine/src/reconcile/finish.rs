@@ -102,8 +102,14 @@ impl Engine {
         let (engine, id) = (self.clone(), c.id().to_string());
         match c.record().desired {
             Desired::Stopped => {
+                let again = c.record().restart_wanted;
                 self.inner.tasks.spawn(async move {
-                    let stopped = engine.container_stop(&id, StopOptions::default()).await;
+                    let options = StopOptions::default();
+                    let stopped = if again {
+                        engine.container_restart(&id, options).await
+                    } else {
+                        engine.container_stop(&id, options).await
+                    };
                     if let Err(error) = stopped {
                         tracing::warn!(container = id, %error, "the stop is not finished");
                     }
@@ -140,7 +146,13 @@ impl Engine {
         let policy = record.restart_policy();
         let starts = !removed
             && !record.auto_remove()
-            && policy.starts_with_daemon(true, code, record.restart_count, record.manually_stopped);
+            && (record.restart_wanted
+                || policy.starts_with_daemon(
+                    true,
+                    code,
+                    record.restart_count,
+                    record.manually_stopped,
+                ));
         if removed {
             // The end needs no restart, and then the removal is finished.
             c.change(|r| r.manually_stopped = true);
@@ -188,13 +200,13 @@ impl Engine {
             _ => {}
         }
         let was_restarting = record.state.status == Status::Restarting;
-        let starts = record.state.status != Status::Created
-            && record.restart_policy().starts_with_daemon(
-                was_restarting,
-                record.state.exit_code,
-                record.restart_count,
-                record.manually_stopped,
-            );
+        let by_policy = record.restart_policy().starts_with_daemon(
+            was_restarting,
+            record.state.exit_code,
+            record.restart_count,
+            record.manually_stopped,
+        );
+        let starts = record.state.status != Status::Created && (by_policy || record.restart_wanted);
         if was_restarting {
             c.change(|r| {
                 let _ = r.state.step(Transition::RestartCancelled);
