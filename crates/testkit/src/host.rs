@@ -73,7 +73,7 @@ impl Host {
             .unwrap_or_else(|e| panic!("directory of host {name}: {e}"));
         let ip = format!("198.18.0.{number}");
         let script = init_script(name, dir.path(), cgroup2);
-        let mut command = Command::new("unshare");
+        let mut command = Holder::command();
         command.args([
             "-n",
             "-m",

@@ -23,8 +23,10 @@ impl Lan {
     /// A LAN, or `None` with a line that says why this machine can't have one.
     #[must_use]
     pub fn new_or_skip(test: &str) -> Option<Self> {
-        let needed =
-            ["unshare", "nsenter", "ip", "curl", "docker", "busybox", "mount", "sysctl", "tar"];
+        let needed = [
+            "setpriv", "unshare", "nsenter", "ip", "curl", "docker", "busybox", "mount", "sysctl",
+            "tar",
+        ];
         let missing = missing_programs(&needed);
         let reason = if !missing.is_empty() {
             format!("programs are missing: {}", missing.join(", "))
@@ -48,7 +50,7 @@ impl Lan {
              ip addr add {}/24 dev br0 && echo ready && exec sleep infinity",
             Self::OUTSIDE_IP
         );
-        let mut command = Command::new("unshare");
+        let mut command = Holder::command();
         command.args(["--net", "--kill-child", "--fork", "sh", "-ec", &script]);
         Self { holder: Holder::start(command, "LAN"), mtu, next: AtomicU32::new(1) }
     }
@@ -102,6 +104,13 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
+    /// An `unshare` that ends with the test that starts it, however it ends.
+    pub(crate) fn command() -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare"]);
+        command
+    }
+
     /// Starts `command` (an `unshare --fork` of a shell that prints `ready`)
     /// and finds the forked process, which is the one in the namespaces.
     pub(crate) fn start(mut command: Command, what: &str) -> Self {
