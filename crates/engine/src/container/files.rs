@@ -12,12 +12,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use sampan_net::names::{HostsInput, ResolvInput, hostname_file, hosts_file, resolv_conf};
-use sampan_runtime::spec::{BindMount, Devices, Propagation, ReadOnly};
+use sampan_runtime::spec::{self, BindMount, Devices, Propagation, ReadOnly};
 use sampan_runtime::user::{self, ResolvedUser};
 use sampan_sys::file::write_replace;
 use sampan_sys::{inroot, mount};
 
-use super::mounts::clean;
 use super::namespaces::{shares_shm, shm_path};
 use super::validate::extra_host;
 use crate::Engine;
@@ -302,7 +301,7 @@ fn make_dir_in(root: &Path, path: &Path) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     let mut at: OwnedFd = inroot::open_root(root)?;
     let mut done = PathBuf::from("/");
-    for part in clean(path).components().skip(1) {
+    for part in spec::normal(path).components().skip(1) {
         done.push(part);
         let top = inroot::open_root(root)?;
         at = match inroot::open_in_root(&top, &done, flags, Mode::empty()) {

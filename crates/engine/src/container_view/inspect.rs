@@ -92,7 +92,7 @@ fn inspect(record: &ContainerRecord, place: &Place<'_>, execs: &[ExecId]) -> Val
         "HostConfig": host_config(record, place),
         "GraphDriver": { "Data": null, "Name": "overlay2" },
         "Mounts": parts::mounts(record),
-        "Config": config(record),
+        "Config": parts::config(&record.config, json!({})),
         "NetworkSettings": network_settings(record, place),
     })
 }
@@ -134,38 +134,6 @@ fn log_file(record: &ContainerRecord) -> Option<String> {
         "local" => Some("local-logs/container.log".to_owned()),
         _ => None,
     }
-}
-
-fn config(record: &ContainerRecord) -> Value {
-    let template = json!({
-        "Hostname": "",
-        "Domainname": "",
-        "User": "",
-        "AttachStdin": false,
-        "AttachStdout": false,
-        "AttachStderr": false,
-        "Tty": false,
-        "OpenStdin": false,
-        "StdinOnce": false,
-        "Env": null,
-        "Cmd": null,
-        "Image": "",
-        "Volumes": null,
-        "WorkingDir": "",
-        "Entrypoint": null,
-        "OnBuild": null,
-        "Labels": {},
-    });
-    let mut out = parts::overlay(template, &record.config, &[]);
-    if record.config.exposed_ports.as_ref().is_none_or(Vec::is_empty)
-        && let Some(fields) = out.as_object_mut()
-    {
-        fields.remove("ExposedPorts");
-    }
-    if record.config.volumes.as_ref().is_none_or(Vec::is_empty) {
-        out["Volumes"] = Value::Null;
-    }
-    out
 }
 
 fn host_config_template() -> Value {

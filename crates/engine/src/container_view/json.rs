@@ -10,6 +10,39 @@ use crate::record::{
     ContainerRecord, EndpointRecord, MountKind, MountRecord, NetworkMode, PortRecord,
 };
 
+/// A container's or image's `Config` as dockerd writes it; `labels` stand
+/// there when the configuration has none.
+pub(crate) fn config(config: &impl Serialize, labels: Value) -> Value {
+    let template = json!({
+        "Hostname": "",
+        "Domainname": "",
+        "User": "",
+        "AttachStdin": false,
+        "AttachStdout": false,
+        "AttachStderr": false,
+        "Tty": false,
+        "OpenStdin": false,
+        "StdinOnce": false,
+        "Env": null,
+        "Cmd": null,
+        "Image": "",
+        "Volumes": null,
+        "WorkingDir": "",
+        "Entrypoint": null,
+        "OnBuild": null,
+        "Labels": labels,
+    });
+    let mut out = overlay(template, config, &[]);
+    let empty = |v: &Value| v.as_object().is_some_and(serde_json::Map::is_empty);
+    if empty(&out["Volumes"]) {
+        out["Volumes"] = Value::Null;
+    }
+    if let Some(fields) = out.as_object_mut() {
+        fields.retain(|key, value| key != "ExposedPorts" || !empty(value));
+    }
+    out
+}
+
 /// The fields of `value` that are there, put over `template`'s. A key of
 /// `deep` is an object whose own fields are put over the template's.
 pub(crate) fn overlay(template: Value, value: &impl Serialize, deep: &[&str]) -> Value {

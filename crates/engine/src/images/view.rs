@@ -4,7 +4,7 @@ use sampan_image::{HistoryItem, ImageRecord, ListFilters, Reference};
 use sampan_types::Timestamp;
 use serde_json::{Value, json};
 
-use crate::container_view::{null_if_empty, overlay};
+use crate::container_view::{config, null_if_empty};
 use crate::filters::Filters;
 use crate::{Engine, Result};
 
@@ -101,7 +101,7 @@ fn inspect(image: &ImageRecord) -> Value {
         "Created": image.created.to_string(),
         "DockerVersion": text("docker_version"),
         "Author": text("author"),
-        "Config": config(image),
+        "Config": config(&image.run_config(), Value::Null),
         "Architecture": text("architecture"),
         "Os": text("os"),
         "Size": image.size,
@@ -113,37 +113,6 @@ fn inspect(image: &ImageRecord) -> Value {
         if !text(key).is_empty() {
             out[shown] = json!(text(key));
         }
-    }
-    out
-}
-
-fn config(image: &ImageRecord) -> Value {
-    let template = json!({
-        "Hostname": "",
-        "Domainname": "",
-        "User": "",
-        "AttachStdin": false,
-        "AttachStdout": false,
-        "AttachStderr": false,
-        "Tty": false,
-        "OpenStdin": false,
-        "StdinOnce": false,
-        "Env": null,
-        "Cmd": null,
-        "Image": "",
-        "Volumes": null,
-        "WorkingDir": "",
-        "Entrypoint": null,
-        "OnBuild": null,
-        "Labels": null,
-    });
-    let mut out = overlay(template, &image.run_config(), &[]);
-    let empty = |v: &Value| v.as_object().is_some_and(serde_json::Map::is_empty);
-    if empty(&out["Volumes"]) {
-        out["Volumes"] = Value::Null;
-    }
-    if let Some(fields) = out.as_object_mut() {
-        fields.retain(|key, value| key != "ExposedPorts" || !empty(value));
     }
     out
 }

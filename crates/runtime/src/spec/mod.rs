@@ -40,6 +40,7 @@ pub use input::{
     BindMount, DeviceNode, Devices, ExecInput, Ipc, Namespace, Namespaces, Propagation, ReadOnly,
     SpecInput,
 };
+pub use mounts::normal;
 pub use process::check_ulimits;
 pub use validate::{adapt, validate};
 

@@ -240,10 +240,12 @@ fn one_tmpfs(target: &str, options: &[String]) -> Result<Mount, SpecError> {
     Ok(mount(&target.to_string_lossy(), "tmpfs", "tmpfs", &options))
 }
 
-/// Without `.`, `..` and repeated slashes, never above the root.
-pub(super) fn normal(path: &str) -> PathBuf {
+/// An absolute path without `.`, `..` and repeated slashes, by its text alone;
+/// never above the root.
+#[must_use]
+pub fn normal(path: impl AsRef<Path>) -> PathBuf {
     let mut out = PathBuf::from("/");
-    for part in Path::new(path).components() {
+    for part in path.as_ref().components() {
         match part {
             Component::Normal(name) => out.push(name),
             Component::ParentDir => {
@@ -304,7 +306,7 @@ mod tests {
             let once = normal(&text);
             prop_assert!(once.starts_with("/"));
             prop_assert!(once.components().skip(1).all(|c| matches!(c, Component::Normal(_))));
-            prop_assert_eq!(&normal(&once.to_string_lossy()), &once);
+            prop_assert_eq!(&normal(&once), &once);
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{MountError, Parsed, clean, target_path, volume, volume_name};
+use sampan_runtime::spec;
+
+use super::{MountError, Parsed, target_path, volume, volume_name};
 use crate::record::{MountKind, MountRecord};
 
 /// The options behind the last colon.
@@ -70,7 +72,7 @@ pub(super) fn parse(spec: &str, driver: &str) -> Result<Parsed, MountError> {
             if mode.nocopy {
                 return Err(MountError::Mode(options.to_owned()));
             }
-            let mut parsed = bind_at(&clean(Path::new(source)), at, mode.rw);
+            let mut parsed = bind_at(&spec::normal(source), at, mode.rw);
             parsed.mount.mode = options.to_owned();
             parsed.mount.create_source = true;
             if let Some(propagation) = mode.propagation {

@@ -12,8 +12,9 @@ mod bind;
 mod typed;
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use sampan_runtime::spec;
 use sampan_types::docker::{ContainerConfig, HostConfig};
 use sampan_types::{ContainerId, VolumeName};
 
@@ -243,26 +244,11 @@ pub(super) fn target_path(text: &str) -> Result<PathBuf, String> {
     if !text.starts_with('/') {
         return Err(format!("invalid mount path: '{text}' mount path must be absolute"));
     }
-    let path = clean(Path::new(text));
+    let path = spec::normal(text);
     if path == Path::new("/") {
         return Err("invalid specification: destination can't be '/'".to_owned());
     }
     Ok(path)
-}
-
-/// An absolute path without `.`, `..` and doubled slashes, by its text alone.
-pub(super) fn clean(path: &Path) -> PathBuf {
-    let mut out = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            _ => {}
-        }
-    }
-    out
 }
 
 #[cfg(test)]

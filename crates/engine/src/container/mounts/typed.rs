@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use sampan_runtime::spec;
 use sampan_types::docker::{Mount, MountBindOptionsPropagationEnum as Propagation, MountType};
 
 use super::bind::bind_at;
-use super::{MountError, Parsed, clean, target_path, volume, volume_name};
+use super::{MountError, Parsed, target_path, volume, volume_name};
 use crate::record::{MountKind, MountRecord};
 
 /// Reads one typed mount. Whether the source of a bind exists is the
@@ -48,7 +49,7 @@ fn bind(mount: &Mount) -> Result<Parsed, MountError> {
         return Err(wrong(&format!("invalid mount path: '{text}' mount path must be absolute")));
     }
     let rw = !mount.read_only.unwrap_or(false);
-    let mut parsed = bind_at(&clean(Path::new(source(mount))), at, rw);
+    let mut parsed = bind_at(&spec::normal(source(mount)), at, rw);
     if let Some(options) = &mount.bind_options {
         match options.propagation {
             None | Some(Propagation::EMPTY) => {}
