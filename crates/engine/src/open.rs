@@ -61,7 +61,7 @@ impl Engine {
         let network_table = NetworkTable::open(Arc::clone(&store), &config).await?;
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
         net.networks = network_table.specs();
-        let networks = Networks::open(net).await?;
+        let networks = Networks::open(net, Box::new(sampan_net::names::NoNames)).await?;
         let runtime = Runtime::new(RuntimeConfig {
             program: config.program.clone(),
             data_root: config.data_root.clone(),

@@ -25,13 +25,15 @@ pub mod ipam;
 mod mac;
 mod manager;
 pub mod names;
+pub mod policy;
 pub mod ports;
 mod sandbox;
 mod worker;
 
 pub use config::{
-    Attachment, BridgeConfig, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec,
-    Subnet,
+    Attachment, BridgeConfig, CniConfig, DnsSpec, DriverConfig, EndpointSpec, GatewayMode,
+    IpvlanConfig, IpvlanFlag, IpvlanMode, LinkSpec, MacvlanConfig, MacvlanMode, NetConfig,
+    NetworkSpec, RateLimit, RemoteConfig, RouteSpec, SandboxSpec, Subnet,
 };
 pub use error::NetError;
 pub use mac::{MacAddr, MacError};

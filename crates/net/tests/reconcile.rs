@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use lab::{
     Container, GATEWAY, HOST, Lab, OUTSIDE, ask, ask_from_host, endpoint, network, sandbox, sh,
 };
+use sampan_net::names::NoNames;
 use sampan_net::{Networks, Repairs};
 use sampan_types::SandboxId;
 
@@ -107,7 +108,7 @@ fn a_new_daemon_takes_over() {
         let mut config = lab.config.clone();
         config.networks.push(red.clone());
         // The first daemon is not told: as after kill -9.
-        let second = Networks::open(config).await.unwrap();
+        let second = Networks::open(config, Box::new(NoNames)).await.unwrap();
         assert!(reachable(&lab).await, "ports work before anything was said about them");
         let repairs = second.reconcile(&[stays.clone(), rebooted.clone()]).await.unwrap();
         assert_eq!(ids(&repairs.lost), ids(std::slice::from_ref(&rebooted.sandbox)));
@@ -137,7 +138,7 @@ fn an_interrupted_join_is_done_again() {
         let spec = lab.spec("172.17.0.2", &["8080:80"]);
         lab.join(&spec).await;
         // The same sandbox once more, by a daemon that knows nothing of it.
-        let second = Networks::open(lab.config.clone()).await.unwrap();
+        let second = Networks::open(lab.config.clone(), Box::new(NoNames)).await.unwrap();
         let made = second.join(spec.clone()).await.unwrap();
         Container::of(&made).serve(80);
         assert!(reachable(&lab).await);
@@ -160,7 +161,7 @@ fn instances_live_side_by_side() {
         let mut config = sampan_net::NetConfig::new("sampan-0badcafe", dir.path());
         let other = network("bridge", "br-other", "10.70.0.1/24");
         config.networks.push(other.clone());
-        let second = Networks::open(config).await.unwrap();
+        let second = Networks::open(config, Box::new(NoNames)).await.unwrap();
         let spec = lab.spec("172.17.0.2", &["8080:80"]);
         lab.join(&spec).await.serve(80);
         let theirs = sandbox(vec![endpoint(&other.id, "10.70.0.2")], &["8090:80"]);

@@ -71,7 +71,7 @@ impl Engine {
         networking.mode = match main.driver {
             DriverConfig::Host => NetworkMode::Host,
             DriverConfig::None => NetworkMode::None,
-            DriverConfig::Bridge(_) => NetworkMode::Private,
+            _ => NetworkMode::Private,
         };
         // Settings may stand under the mode's name, the network's name or "default".
         let own = [mode.as_str(), main.name.as_str(), main.id.as_str(), "default"]
@@ -278,7 +278,7 @@ impl Engine {
                 continue;
             }
             let kind = self.network_table().get(&endpoint.network);
-            let kind = kind.map_or("bridge", |n| n.driver_name());
+            let kind = kind.as_ref().map_or("bridge", |n| n.driver_name());
             self.event_bus().publish(
                 EventType::Network,
                 action,
@@ -403,27 +403,18 @@ pub(crate) fn sandbox_spec(record: &ContainerRecord) -> Option<SandboxSpec> {
         .into_iter()
         .filter_map(|(_, e)| {
             let live = e.live.as_ref()?;
-            Some(EndpointSpec {
-                endpoint: live.endpoint.clone(),
-                network: e.network.clone(),
-                addresses: [live.address, live.address6]
-                    .iter()
-                    .flatten()
-                    .map(IpNet::addr)
-                    .collect(),
-                mac: live.mac.as_deref().and_then(|m| m.parse().ok()),
-                aliases: e.config.aliases.clone().unwrap_or_default(),
-            })
+            let addresses =
+                [live.address, live.address6].iter().flatten().map(IpNet::addr).collect();
+            let mut spec = EndpointSpec::new(live.endpoint.clone(), e.network.clone(), addresses);
+            spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
+            spec.names = e.config.aliases.clone().unwrap_or_default();
+            Some(spec)
         })
         .collect();
-    Some(SandboxSpec {
-        sandbox,
-        container: record.id.clone(),
-        endpoints,
-        ports: networking.ports.iter().filter_map(published).collect(),
-        // The runtime sets the container's kernel parameters.
-        sysctls: BTreeMap::new(),
-    })
+    // The runtime sets the container's kernel parameters.
+    let mut spec = SandboxSpec::new(sandbox, record.id.clone(), endpoints);
+    spec.ports = networking.ports.iter().filter_map(published).collect();
+    Some(spec)
 }
 
 /// A failure to make the network, as the API shows it.

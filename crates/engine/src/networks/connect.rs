@@ -200,13 +200,11 @@ fn addresses(live: &EndpointLive) -> impl Iterator<Item = IpNet> + use<> {
 }
 
 fn spec(network: &NetworkRecord, live: &EndpointLive, aliases: Vec<String>) -> EndpointSpec {
-    EndpointSpec {
-        endpoint: live.endpoint.clone(),
-        network: network.id.clone(),
-        addresses: addresses(live).map(|a| a.addr()).collect(),
-        mac: live.mac.as_deref().and_then(|m| m.parse().ok()),
-        aliases,
-    }
+    let addresses = addresses(live).map(|a| a.addr()).collect();
+    let mut spec = EndpointSpec::new(live.endpoint.clone(), network.id.clone(), addresses);
+    spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
+    spec.names = aliases;
+    spec
 }
 
 /// Refuses what Docker refuses, with its words.

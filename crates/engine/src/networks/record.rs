@@ -113,11 +113,15 @@ impl NetworkRecord {
 
     /// The driver's name.
     #[must_use]
-    pub fn driver_name(&self) -> &'static str {
-        match self.driver {
+    pub fn driver_name(&self) -> &str {
+        match &self.driver {
             DriverConfig::Bridge(_) => "bridge",
             DriverConfig::Host => "host",
             DriverConfig::None => "null",
+            DriverConfig::Macvlan(_) => "macvlan",
+            DriverConfig::Ipvlan(_) => "ipvlan",
+            DriverConfig::Remote(remote) => &remote.plugin,
+            DriverConfig::Cni(_) => "cni",
         }
     }
 

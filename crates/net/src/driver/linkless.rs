@@ -3,26 +3,13 @@
 
 use sampan_types::NetworkId;
 
-use super::{AttachRequest, BoxFuture, Driver, Observed, ObservedEndpoint};
+use super::{AttachRequest, BoxFuture, DetachRequest, Driver, Observed, ObservedEndpoint};
 use crate::config::{Attachment, NetworkSpec};
 use crate::error::NetError;
 
 /// The driver of networks that have no interface of their own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Linkless;
-
-fn attachment(request: &AttachRequest) -> Attachment {
-    Attachment {
-        endpoint: request.endpoint.endpoint.clone(),
-        network: request.network.id.clone(),
-        interface: None,
-        host_interface: None,
-        mac: None,
-        addresses: Vec::new(),
-        gateways: Vec::new(),
-        mtu: 0,
-    }
-}
 
 impl Driver for Linkless {
     fn create_network<'a>(
@@ -34,13 +21,20 @@ impl Driver for Linkless {
 
     fn delete_network<'a>(
         &'a self,
+        _network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn discard_network<'a>(
+        &'a self,
         _network: &'a NetworkId,
     ) -> BoxFuture<'a, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
-        Box::pin(async move { Ok(attachment(&request)) })
+        Box::pin(async move { Ok(Attachment::blank(&request.endpoint)) })
     }
 
     fn restore(
@@ -48,13 +42,16 @@ impl Driver for Linkless {
         request: AttachRequest,
         _found: Option<ObservedEndpoint>,
     ) -> BoxFuture<'_, Result<(Attachment, bool), NetError>> {
-        Box::pin(async move { Ok((attachment(&request), false)) })
+        Box::pin(async move { Ok((Attachment::blank(&request.endpoint), false)) })
     }
 
-    fn detach<'a>(
+    fn detach(&self, _request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn discard_endpoint<'a>(
         &'a self,
-        _host_interface: &'a str,
-        _wait: bool,
+        _endpoint: &'a ObservedEndpoint,
     ) -> BoxFuture<'a, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }

@@ -6,16 +6,25 @@
 //! - Every method can be repeated. Removing what is absent is success.
 
 mod bridge;
+mod cni;
+mod ipvlan;
 mod linkless;
+mod macvlan;
+mod remote;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use sampan_types::{EndpointId, NetworkId, SandboxId};
 
 pub(crate) use bridge::{Bridge, dead_group};
+pub(crate) use cni::Cni;
+pub(crate) use ipvlan::Ipvlan;
 pub(crate) use linkless::Linkless;
+pub(crate) use macvlan::Macvlan;
+pub(crate) use remote::Remote;
 
 use crate::config::{Attachment, EndpointSpec, NetworkSpec};
 use crate::error::NetError;
@@ -39,6 +48,24 @@ pub struct AttachRequest {
     pub interface: Option<String>,
     /// Whether what has no other route leaves by this endpoint.
     pub default_route: bool,
+}
+
+/// An endpoint that shall be taken out of use.
+#[derive(Debug, Clone)]
+pub struct DetachRequest {
+    /// The sandbox that it belongs to.
+    pub sandbox: SandboxId,
+    /// The endpoint.
+    pub endpoint: EndpointSpec,
+    /// Its network.
+    pub network: Arc<NetworkSpec>,
+    /// What it was attached as.
+    pub attachment: Attachment,
+    /// The namespace's file.
+    pub netns: PathBuf,
+    /// Whether the interface inside has to be gone on return: the namespace
+    /// stays in use.
+    pub wait: bool,
 }
 
 /// What a driver finds in the kernel.
@@ -80,7 +107,14 @@ pub trait Driver: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<String>, NetError>>;
 
     /// Removes a network.
-    fn delete_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>>;
+    fn delete_network<'a>(
+        &'a self,
+        network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<(), NetError>>;
+
+    /// Removes what was observed of a network that nobody knows.
+    fn discard_network<'a>(&'a self, network: &'a NetworkId)
+    -> BoxFuture<'a, Result<(), NetError>>;
 
     /// Attaches an endpoint that is not attached.
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>>;
@@ -93,13 +127,13 @@ pub trait Driver: Send + Sync {
         found: Option<ObservedEndpoint>,
     ) -> BoxFuture<'_, Result<(Attachment, bool), NetError>>;
 
-    /// Takes an endpoint out of use, by its interface on the host. Its
-    /// addresses are free on return; with `wait`, the interface inside is
-    /// gone as well.
-    fn detach<'a>(
+    /// Takes an endpoint out of use. Its addresses are free on return.
+    fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Removes an endpoint that was observed and that nobody knows.
+    fn discard_endpoint<'a>(
         &'a self,
-        host_interface: &'a str,
-        wait: bool,
+        endpoint: &'a ObservedEndpoint,
     ) -> BoxFuture<'a, Result<(), NetError>>;
 
     /// What there is of this instance.

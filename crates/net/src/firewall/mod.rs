@@ -43,7 +43,7 @@ pub struct NetworkRules {
 }
 
 /// A port of the host that leads to a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Forward {
     /// The protocol.
     pub protocol: Protocol,

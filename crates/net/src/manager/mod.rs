@@ -24,9 +24,11 @@ use sampan_types::{EndpointId, NetworkId, SandboxId};
 use tokio::sync::RwLock;
 
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
-use crate::driver::{Bridge, Driver, Linkless, dead_group};
+use crate::driver::{Bridge, Cni, Driver, Ipvlan, Linkless, Macvlan, Remote, dead_group};
 use crate::error::NetError;
 use crate::firewall::{Firewall, Forward, NftFirewall};
+use crate::names::NameService;
+use crate::ports::PublishedPort;
 use crate::sandbox::Namespaces;
 use crate::worker::{Reaper, Worker};
 
@@ -71,11 +73,27 @@ struct Inner {
     whole: RwLock<()>,
     /// Held for a moment at a time, never across a wait.
     state: Mutex<State>,
-    bridge: Box<dyn Driver>,
-    linkless: Box<dyn Driver>,
+    drivers: Drivers,
     firewall: Box<dyn Firewall>,
+    names: Box<dyn NameService>,
     namespaces: Namespaces,
     reaper: Reaper,
+}
+
+/// One driver of each kind.
+struct Drivers {
+    bridge: Box<dyn Driver>,
+    linkless: Box<dyn Driver>,
+    macvlan: Box<dyn Driver>,
+    ipvlan: Box<dyn Driver>,
+    remote: Box<dyn Driver>,
+    cni: Box<dyn Driver>,
+}
+
+impl Drivers {
+    fn all(&self) -> [&dyn Driver; 6] {
+        [&*self.bridge, &*self.linkless, &*self.macvlan, &*self.ipvlan, &*self.remote, &*self.cni]
+    }
 }
 
 /// What is set up, as far as this process knows.
@@ -100,24 +118,33 @@ impl Networks {
     /// [`Networks::reconcile`] says what they shall be.
     ///
     /// `config.networks` has to name every network that exists, the users'
-    /// among them: rules of others are not kept.
+    /// among them: rules of others are not kept. `names` answers for the
+    /// containers' names.
     ///
     /// # Errors
     /// [`NetError`]; what was made until then stays, a repetition takes it over.
-    pub async fn open(config: NetConfig) -> Result<Self, NetError> {
+    pub async fn open(config: NetConfig, names: Box<dyn NameService>) -> Result<Self, NetError> {
         let worker = Worker::start()?;
         let reaper = Reaper::start(dead_group(&config.instance))?;
         let firewall = NftFirewall::new(config.instance.clone(), worker.clone(), reaper.clone());
-        let bridge = Bridge::new(config.instance.clone(), worker, reaper.clone());
-        Self::open_with(config, reaper, Box::new(bridge), Box::new(firewall)).await
+        let drivers = Drivers {
+            bridge: Box::new(Bridge::new(config.instance.clone(), worker, reaper.clone())),
+            linkless: Box::new(Linkless),
+            macvlan: Box::new(Macvlan),
+            ipvlan: Box::new(Ipvlan),
+            remote: Box::new(Remote),
+            cni: Box::new(Cni),
+        };
+        Self::open_with(config, reaper, drivers, Box::new(firewall), names).await
     }
 
     /// As [`Networks::open`], with the seams given.
     async fn open_with(
         config: NetConfig,
         reaper: Reaper,
-        bridge: Box<dyn Driver>,
+        drivers: Drivers,
         firewall: Box<dyn Firewall>,
+        names: Box<dyn NameService>,
     ) -> Result<Self, NetError> {
         let dir = config.exec_root.join("netns");
         let namespaces = Namespaces::open(dir, config.namespaces_ahead)?;
@@ -125,9 +152,9 @@ impl Networks {
             ip_forward: config.ip_forward,
             whole: RwLock::default(),
             state: Mutex::default(),
-            bridge,
-            linkless: Box::new(Linkless),
+            drivers,
             firewall,
+            names,
             namespaces,
             reaper,
         };
@@ -172,7 +199,7 @@ impl Networks {
                 return Err(NetError::ActiveEndpoints { network: spec.name.clone(), count });
             }
             let rules = inner.firewall.remove_network(&network).await;
-            let links = inner.driver(&spec).delete_network(&network).await;
+            let links = inner.driver(&spec).delete_network(&spec).await;
             rules.and(links)?;
             inner.state().networks.remove(&network);
             Ok(())
@@ -254,6 +281,24 @@ impl Networks {
         .await
     }
 
+    /// Makes `ports` the published ports of a sandbox; those that stay are not
+    /// touched.
+    ///
+    /// # Errors
+    /// [`NetError::NoSandbox`], or the kernel's.
+    pub async fn publish(
+        &self,
+        sandbox: &SandboxId,
+        ports: Vec<PublishedPort>,
+    ) -> Result<(), NetError> {
+        let sandbox = sandbox.clone();
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.publish(&sandbox, ports).await
+        })
+        .await
+    }
+
     /// Compares the kernel with `desired`: adopts what is right, restores
     /// what is missing, removes what is left over. Called once after
     /// [`Networks::open`], before the first [`Networks::join`]; repeatable.
@@ -301,8 +346,12 @@ impl Inner {
 
     fn driver(&self, network: &NetworkSpec) -> &dyn Driver {
         match network.driver {
-            DriverConfig::Bridge(_) => self.bridge.as_ref(),
-            DriverConfig::Host | DriverConfig::None => self.linkless.as_ref(),
+            DriverConfig::Bridge(_) => &*self.drivers.bridge,
+            DriverConfig::Host | DriverConfig::None => &*self.drivers.linkless,
+            DriverConfig::Macvlan(_) => &*self.drivers.macvlan,
+            DriverConfig::Ipvlan(_) => &*self.drivers.ipvlan,
+            DriverConfig::Remote(_) => &*self.drivers.remote,
+            DriverConfig::Cni(_) => &*self.drivers.cni,
         }
     }
 
@@ -318,7 +367,7 @@ impl Inner {
         if let Some(rules) = plan::network_rules(network)
             && let Err(e) = self.firewall.add_network(rules).await
         {
-            if let Err(also) = self.driver(network).delete_network(&network.id).await {
+            if let Err(also) = self.driver(network).delete_network(network).await {
                 tracing::warn!(network = network.name, error = %also, "failed to remove a network that could not be completed");
             }
             return Err(e);

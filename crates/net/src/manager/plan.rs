@@ -1,13 +1,15 @@
 //! Deciding, without touching anything: whether a network or sandbox makes
 //! sense, which endpoint leads out, where published ports lead to.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::State;
+use super::{Joined, State};
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::error::NetError;
 use crate::firewall::{Forward, NetworkRules};
+use crate::names::{EndpointNames, SandboxNames};
 use crate::ports::PublishedPort;
 
 /// What the firewall has to know of a network; nothing of those without one.
@@ -21,6 +23,30 @@ pub(super) fn network_rules(network: &NetworkSpec) -> Option<NetworkRules> {
         icc: config.icc,
         masquerade: config.masquerade,
         internal: config.internal,
+    })
+}
+
+/// What the name service is told of a sandbox; nothing of one that has the
+/// host's namespace.
+pub(super) fn names(state: &State, joined: &Joined) -> Option<SandboxNames> {
+    let netns = joined.sandbox.netns.clone()?;
+    let network = |endpoint: &EndpointSpec| state.networks.get(&endpoint.network);
+    let spec = &joined.spec;
+    let endpoint = |endpoint: &EndpointSpec| {
+        Some(EndpointNames {
+            network: endpoint.network.clone(),
+            network_name: network(endpoint)?.name.clone(),
+            names: endpoint.names.clone(),
+            addresses: endpoint.addresses.clone(),
+        })
+    };
+    Some(SandboxNames {
+        sandbox: spec.sandbox.clone(),
+        container: spec.container.clone(),
+        netns,
+        dns: spec.dns.clone(),
+        leads_out: spec.endpoints.iter().filter_map(network).any(|n| leads_out(n)),
+        endpoints: spec.endpoints.iter().filter_map(endpoint).collect(),
     })
 }
 
@@ -88,12 +114,28 @@ pub(super) fn check_endpoint(
 
 /// Whether a network leads out of the host.
 pub(super) fn leads_out(network: &NetworkSpec) -> bool {
-    matches!(&network.driver, DriverConfig::Bridge(config) if !config.internal)
+    match &network.driver {
+        DriverConfig::Bridge(c) => !c.internal,
+        DriverConfig::Macvlan(c) => !c.internal,
+        DriverConfig::Ipvlan(c) => !c.internal,
+        DriverConfig::Remote(c) => !c.internal,
+        DriverConfig::Cni(_) => true,
+        DriverConfig::Host | DriverConfig::None => false,
+    }
 }
 
 /// Whether a sandbox on these networks has the host's namespace.
 pub(super) fn on_host(networks: &[Arc<NetworkSpec>]) -> bool {
     networks.iter().any(|n| n.driver == DriverConfig::Host)
+}
+
+/// What is only in `before`, and what is only in `after`.
+pub(super) fn difference(before: &[Forward], after: &[Forward]) -> (Vec<Forward>, Vec<Forward>) {
+    let only = |of: &[Forward], other: &[Forward]| {
+        let other: HashSet<&Forward> = other.iter().collect();
+        of.iter().filter(|f| !other.contains(f)).cloned().collect()
+    };
+    (only(before, after), only(after, before))
 }
 
 /// The ways of a sandbox's published ports: to the first attachment that

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use sampan_types::SandboxId;
 
-use super::sandbox::host_attachment;
 use super::{Inner, Joined, Repairs, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::driver::{AttachRequest, Namespace, Observed};
@@ -16,7 +15,7 @@ impl Inner {
     pub(super) async fn reconcile(&self, desired: Vec<SandboxSpec>) -> Result<Repairs, NetError> {
         let mut repairs = Repairs::default();
         self.restore_networks(&mut repairs).await;
-        let observed = self.bridge.observe().await?;
+        let observed = self.observe(&mut repairs).await;
         let mut sandboxes = HashMap::new();
         for spec in desired {
             let sandbox = spec.sandbox.clone();
@@ -35,9 +34,28 @@ impl Inner {
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
+        let names = sandboxes.values().filter_map(|j| plan::names(&self.state(), j)).collect();
+        match self.names.restore(names).await {
+            Ok(true) => repairs.restored.push("names of containers".to_owned()),
+            Ok(false) => {}
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
         self.remove_orphans(&sandboxes, observed, &mut repairs).await;
         self.state().sandboxes = sandboxes;
         Ok(repairs)
+    }
+
+    /// What each driver finds, in the order of [`super::Drivers::all`].
+    async fn observe(&self, repairs: &mut Repairs) -> Vec<Observed> {
+        let mut all = Vec::new();
+        for driver in self.drivers.all() {
+            let observed = driver.observe().await.unwrap_or_else(|e| {
+                repairs.failed.push(e.to_string());
+                Observed::default()
+            });
+            all.push(observed);
+        }
+        all
     }
 
     async fn restore_networks(&self, repairs: &mut Repairs) {
@@ -59,7 +77,7 @@ impl Inner {
     async fn restore_sandbox(
         &self,
         spec: SandboxSpec,
-        observed: &Observed,
+        observed: &[Observed],
         repairs: &mut Repairs,
     ) -> Option<Joined> {
         let path = self.namespaces.path(&spec.sandbox);
@@ -79,7 +97,7 @@ impl Inner {
             plan::on_host(&list)
         };
         if on_host {
-            let attachments = spec.endpoints.iter().map(host_attachment).collect();
+            let attachments = spec.endpoints.iter().map(Attachment::blank).collect();
             let sandbox = Sandbox { netns: None, attachments };
             return Some(Joined { spec, sandbox, forwards: Vec::new() });
         }
@@ -103,7 +121,7 @@ impl Inner {
         sandbox: &SandboxId,
         networks: Vec<(EndpointSpec, Arc<NetworkSpec>)>,
         namespace: &Arc<Namespace>,
-        observed: &Observed,
+        observed: &[Observed],
         repairs: &mut Repairs,
     ) -> Vec<(Arc<NetworkSpec>, Attachment)> {
         let mut attached = Vec::with_capacity(networks.len());
@@ -111,8 +129,8 @@ impl Inner {
         for (endpoint, network) in networks {
             let id = endpoint.endpoint.clone();
             let found = observed
-                .endpoints
                 .iter()
+                .flat_map(|o| &o.endpoints)
                 .find(|o| o.sandbox == *sandbox && o.endpoint == id)
                 .cloned();
             let request = AttachRequest {
@@ -144,27 +162,30 @@ impl Inner {
     async fn remove_orphans(
         &self,
         sandboxes: &HashMap<SandboxId, Joined>,
-        observed: Observed,
+        observed: Vec<Observed>,
         repairs: &mut Repairs,
     ) {
-        for orphan in observed.endpoints {
-            let wanted = sandboxes
-                .get(&orphan.sandbox)
-                .is_some_and(|j| j.spec.endpoints.iter().any(|e| e.endpoint == orphan.endpoint));
-            if wanted {
-                continue;
-            }
-            let line = format!("link {}", orphan.host_interface);
-            match self.bridge.detach(&orphan.host_interface, false).await {
-                Ok(()) => repairs.removed.push(line),
-                Err(e) => repairs.failed.push(e.to_string()),
-            }
-        }
         let known: HashSet<_> = self.state().networks.keys().cloned().collect();
-        for network in observed.networks.into_iter().filter(|n| !known.contains(n)) {
-            match self.bridge.delete_network(&network).await {
-                Ok(()) => repairs.removed.push(format!("bridge of network {}", network.short())),
-                Err(e) => repairs.failed.push(e.to_string()),
+        for (driver, observed) in self.drivers.all().into_iter().zip(observed) {
+            for orphan in &observed.endpoints {
+                let wanted = sandboxes.get(&orphan.sandbox).is_some_and(|j| {
+                    j.spec.endpoints.iter().any(|e| e.endpoint == orphan.endpoint)
+                });
+                if wanted {
+                    continue;
+                }
+                match driver.discard_endpoint(orphan).await {
+                    Ok(()) => repairs.removed.push(format!("link {}", orphan.host_interface)),
+                    Err(e) => repairs.failed.push(e.to_string()),
+                }
+            }
+            for network in observed.networks.iter().filter(|n| !known.contains(n)) {
+                match driver.discard_network(network).await {
+                    Ok(()) => {
+                        repairs.removed.push(format!("links of network {}", network.short()));
+                    }
+                    Err(e) => repairs.failed.push(e.to_string()),
+                }
             }
         }
         match self.namespaces.names() {

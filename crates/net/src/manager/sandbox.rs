@@ -9,8 +9,9 @@ use sampan_types::{EndpointId, SandboxId};
 
 use super::{Inner, Joined, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
-use crate::driver::{AttachRequest, Namespace};
+use crate::driver::{AttachRequest, DetachRequest, Namespace};
 use crate::error::NetError;
+use crate::ports::PublishedPort;
 
 /// An attachment with its network.
 type Attached = (Arc<NetworkSpec>, Attachment);
@@ -26,18 +27,25 @@ impl Inner {
         let netns = match made {
             Ok(netns) => netns,
             Err(e) => {
-                self.undo(&spec.sandbox, &attached).await;
+                self.undo(&spec, &attached).await;
                 return Err(e);
             }
         };
         let forwards = plan::forwards(&spec, &attached);
         if let Err(e) = self.firewall.add_forwards(forwards.clone()).await {
-            self.undo(&spec.sandbox, &attached).await;
+            self.undo(&spec, &attached).await;
             return Err(e);
         }
         let attachments = attached.into_iter().map(|(_, attachment)| attachment).collect();
         let sandbox = Sandbox { netns, attachments };
         let joined = Joined { sandbox: sandbox.clone(), forwards, spec };
+        if let Err(e) = self.tell_names(&joined).await {
+            self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined.clone());
+            if let Err(also) = self.leave(&joined.spec.sandbox).await {
+                tracing::warn!(sandbox = %joined.spec.sandbox, error = %also, "failed to take a sandbox back");
+            }
+            return Err(e);
+        }
         self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
         Ok(sandbox)
     }
@@ -52,7 +60,7 @@ impl Inner {
     ) -> Result<Option<std::path::PathBuf>, NetError> {
         if plan::on_host(networks) {
             for (endpoint, network) in spec.endpoints.iter().zip(networks) {
-                attached.push((Arc::clone(network), host_attachment(endpoint)));
+                attached.push((Arc::clone(network), Attachment::blank(endpoint)));
             }
             return Ok(None);
         }
@@ -83,9 +91,10 @@ impl Inner {
 
     /// Takes away what a failed attempt made. Failures are reported, and left
     /// to the next reconciliation.
-    async fn undo(&self, sandbox: &SandboxId, attached: &[Attached]) {
+    async fn undo(&self, spec: &SandboxSpec, attached: &[Attached]) {
+        let sandbox = &spec.sandbox;
         for (network, attachment) in attached {
-            if let Err(e) = self.detach(network, attachment, false).await {
+            if let Err(e) = self.detach(spec, network, attachment, false).await {
                 tracing::warn!(%sandbox, error = %e, "failed to take an endpoint back");
             }
         }
@@ -94,12 +103,29 @@ impl Inner {
 
     async fn detach(
         &self,
-        network: &NetworkSpec,
+        spec: &SandboxSpec,
+        network: &Arc<NetworkSpec>,
         attachment: &Attachment,
         wait: bool,
     ) -> Result<(), NetError> {
-        match &attachment.host_interface {
-            Some(interface) => self.driver(network).detach(interface, wait).await,
+        let endpoint = spec.endpoints.iter().find(|e| e.endpoint == attachment.endpoint);
+        let Some(endpoint) = endpoint else { return Ok(()) };
+        let request = DetachRequest {
+            sandbox: spec.sandbox.clone(),
+            endpoint: endpoint.clone(),
+            network: Arc::clone(network),
+            attachment: attachment.clone(),
+            netns: self.namespaces.path(&spec.sandbox),
+            wait,
+        };
+        self.driver(network).detach(request).await
+    }
+
+    /// Tells the name service of a sandbox that has a namespace of its own.
+    async fn tell_names(&self, joined: &Joined) -> Result<(), NetError> {
+        let names = plan::names(&self.state(), joined);
+        match names {
+            Some(names) => self.names.set(names).await,
             None => Ok(()),
         }
     }
@@ -113,11 +139,12 @@ impl Inner {
             }
             return Ok(());
         };
-        let mut result = self.firewall.remove_forwards(joined.forwards).await;
+        let mut result = self.names.remove(sandbox).await;
+        result = result.and(self.firewall.remove_forwards(joined.forwards.clone()).await);
         for attachment in &joined.sandbox.attachments {
             let network = self.state().networks.get(&attachment.network).cloned();
             let detached = match network {
-                Some(network) => self.detach(&network, attachment, false).await,
+                Some(network) => self.detach(&joined.spec, &network, attachment, false).await,
                 // Its links went with it.
                 None => Ok(()),
             };
@@ -167,8 +194,9 @@ impl Inner {
         after.sandbox.attachments.push(attachment.clone());
         let mut attached = attached;
         attached.push((Arc::clone(&network), attachment.clone()));
+        let spec = after.spec.clone();
         if let Err(e) = self.repoint(after, &attached).await {
-            if let Err(also) = self.detach(&network, &attachment, true).await {
+            if let Err(also) = self.detach(&spec, &network, &attachment, true).await {
                 tracing::warn!(%sandbox, error = %also, "failed to take an endpoint back");
             }
             return Err(e);
@@ -187,6 +215,7 @@ impl Inner {
             return Ok(());
         };
         let attachment = attachments.remove(at);
+        let before = joined.spec.clone();
         joined.spec.endpoints.retain(|e| e.endpoint != *endpoint);
         let netns = joined.sandbox.netns.clone();
         let (network, attached) = {
@@ -195,7 +224,7 @@ impl Inner {
         };
         self.repoint(joined, &attached).await?;
         if let Some(network) = &network {
-            self.detach(network, &attachment, true).await?;
+            self.detach(&before, network, &attachment, true).await?;
         }
         match netns {
             Some(path) => reroute(&Namespace::open(&path)?, &attached),
@@ -203,15 +232,31 @@ impl Inner {
         }
     }
 
+    pub(super) async fn publish(
+        &self,
+        sandbox: &SandboxId,
+        ports: Vec<PublishedPort>,
+    ) -> Result<(), NetError> {
+        let (mut joined, attached) = {
+            let state = self.state();
+            let joined = state.sandboxes.get(sandbox).cloned();
+            let joined = joined.ok_or_else(|| NetError::NoSandbox(sandbox.clone()))?;
+            let attached = attached(&state, &joined);
+            (joined, attached)
+        };
+        joined.spec.ports = ports;
+        self.repoint(joined, &attached).await
+    }
+
     /// Leads a sandbox's published ports to where they belong now, and
     /// records the sandbox.
     async fn repoint(&self, mut joined: Joined, attached: &[Attached]) -> Result<(), NetError> {
         let wanted = plan::forwards(&joined.spec, attached);
-        if wanted != joined.forwards {
-            self.firewall.remove_forwards(std::mem::take(&mut joined.forwards)).await?;
-            self.firewall.add_forwards(wanted.clone()).await?;
-            joined.forwards = wanted;
-        }
+        let (gone, new) = plan::difference(&joined.forwards, &wanted);
+        self.firewall.remove_forwards(gone).await?;
+        self.firewall.add_forwards(new).await?;
+        joined.forwards = wanted;
+        self.tell_names(&joined).await?;
         self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
         Ok(())
     }
@@ -222,19 +267,6 @@ fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
     attachments
         .filter_map(|a| Some((Arc::clone(state.networks.get(&a.network)?), a.clone())))
         .collect()
-}
-
-pub(super) fn host_attachment(endpoint: &EndpointSpec) -> Attachment {
-    Attachment {
-        endpoint: endpoint.endpoint.clone(),
-        network: endpoint.network.clone(),
-        interface: None,
-        host_interface: None,
-        mac: None,
-        addresses: Vec::new(),
-        gateways: Vec::new(),
-        mtu: 0,
-    }
 }
 
 /// After the endpoint with the default route left, the first of the others

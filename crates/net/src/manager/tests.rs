@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
@@ -6,24 +5,22 @@ use sampan_types::ContainerId;
 
 use super::*;
 use crate::config::{BridgeConfig, Subnet};
-use crate::driver::{AttachRequest, BoxFuture, Observed, ObservedEndpoint};
+use crate::driver::{AttachRequest, BoxFuture, DetachRequest, Observed, ObservedEndpoint};
 use crate::firewall::NoFirewall;
+use crate::names::NoNames;
 use crate::ports::{Protocol, PublishedPort};
 
 /// A driver that makes nothing: it proves that the seam is complete.
 struct NoDriver;
 
 fn pretended(request: &AttachRequest) -> Attachment {
-    Attachment {
-        endpoint: request.endpoint.endpoint.clone(),
-        network: request.network.id.clone(),
-        interface: request.interface.clone(),
-        host_interface: Some("pretended".to_owned()),
-        mac: request.endpoint.mac,
-        addresses: request.endpoint.addresses.iter().map(|a| IpNet::from(*a)).collect(),
-        gateways: Vec::new(),
-        mtu: 1500,
-    }
+    let mut attachment = Attachment::blank(&request.endpoint);
+    attachment.interface = request.interface.clone();
+    attachment.host_interface = Some("pretended".to_owned());
+    attachment.mac = request.endpoint.mac;
+    attachment.addresses = request.endpoint.addresses.iter().map(|a| IpNet::from(*a)).collect();
+    attachment.mtu = 1500;
+    attachment
 }
 
 impl Driver for NoDriver {
@@ -35,6 +32,13 @@ impl Driver for NoDriver {
     }
 
     fn delete_network<'a>(
+        &'a self,
+        _network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn discard_network<'a>(
         &'a self,
         _network: &'a NetworkId,
     ) -> BoxFuture<'a, Result<(), NetError>> {
@@ -53,10 +57,13 @@ impl Driver for NoDriver {
         Box::pin(async move { Ok((pretended(&request), false)) })
     }
 
-    fn detach<'a>(
+    fn detach(&self, _request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn discard_endpoint<'a>(
         &'a self,
-        _host_interface: &'a str,
-        _wait: bool,
+        _endpoint: &'a ObservedEndpoint,
     ) -> BoxFuture<'a, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
@@ -77,25 +84,19 @@ fn bridge(name: &str, gateway: &str) -> NetworkSpec {
 }
 
 fn sandbox(networks: &[(&NetworkSpec, &str)]) -> SandboxSpec {
-    let endpoint = |(network, address): &(&NetworkSpec, &str)| EndpointSpec {
-        endpoint: EndpointId::random(),
-        network: network.id.clone(),
-        addresses: address.parse().into_iter().collect(),
-        mac: None,
-        aliases: Vec::new(),
+    let endpoint = |(network, address): &(&NetworkSpec, &str)| {
+        let addresses = address.parse().into_iter().collect();
+        EndpointSpec::new(EndpointId::random(), network.id.clone(), addresses)
     };
-    SandboxSpec {
-        sandbox: SandboxId::random(),
-        container: ContainerId::random(),
-        endpoints: networks.iter().map(endpoint).collect(),
-        ports: vec![PublishedPort {
-            protocol: Protocol::Tcp,
-            host_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            host_port: 8080,
-            container_port: 80,
-        }],
-        sysctls: BTreeMap::new(),
-    }
+    let endpoints = networks.iter().map(endpoint).collect();
+    let mut spec = SandboxSpec::new(SandboxId::random(), ContainerId::random(), endpoints);
+    spec.ports.push(PublishedPort {
+        protocol: Protocol::Tcp,
+        host_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        host_port: 8080,
+        container_port: 80,
+    });
+    spec
 }
 
 async fn open(dir: &std::path::Path, list: &[&NetworkSpec]) -> Networks {
@@ -103,7 +104,16 @@ async fn open(dir: &std::path::Path, list: &[&NetworkSpec]) -> Networks {
     config.ip_forward = false;
     config.networks = list.iter().map(|n| (*n).clone()).collect();
     let reaper = Reaper::start(dead_group("sampan-test")).unwrap();
-    Networks::open_with(config, reaper, Box::new(NoDriver), Box::new(NoFirewall)).await.unwrap()
+    let drivers = Drivers {
+        bridge: Box::new(NoDriver),
+        linkless: Box::new(NoDriver),
+        macvlan: Box::new(NoDriver),
+        ipvlan: Box::new(NoDriver),
+        remote: Box::new(NoDriver),
+        cni: Box::new(NoDriver),
+    };
+    let (firewall, names) = (Box::new(NoFirewall), Box::new(NoNames));
+    Networks::open_with(config, reaper, drivers, firewall, names).await.unwrap()
 }
 
 #[tokio::test]
@@ -161,7 +171,7 @@ async fn ports_lead_to_the_first_network_that_leads_out() {
     let attached = |networks: &[&NetworkSpec]| {
         let attach = |network: &&NetworkSpec| {
             let endpoint = spec.endpoints.iter().find(|e| e.network == network.id).unwrap();
-            let mut attachment = super::sandbox::host_attachment(endpoint);
+            let mut attachment = Attachment::blank(endpoint);
             attachment.addresses = endpoint.addresses.iter().map(|a| IpNet::from(*a)).collect();
             (Arc::new((*network).clone()), attachment)
         };

@@ -3,6 +3,8 @@
 
 mod hosts;
 mod resolv;
+mod service;
 
 pub use hosts::{HostsInput, hostname_file, hosts_file};
 pub use resolv::{ResolvConf, ResolvInput, resolv_conf};
+pub use service::{EndpointNames, NameService, NameSet, NoNames, SandboxNames};

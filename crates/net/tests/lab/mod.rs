@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use sampan_net::names::NoNames;
 use sampan_net::{
     BridgeConfig, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, Networks, Protocol,
     PublishedPort, Sandbox, SandboxSpec, Subnet,
@@ -123,13 +124,7 @@ pub fn network_with(mut spec: NetworkSpec, change: impl FnOnce(&mut BridgeConfig
 }
 
 pub fn endpoint(network: &NetworkId, address: &str) -> EndpointSpec {
-    EndpointSpec {
-        endpoint: EndpointId::random(),
-        network: network.clone(),
-        addresses: vec![address.parse().unwrap()],
-        mac: None,
-        aliases: Vec::new(),
-    }
+    EndpointSpec::new(EndpointId::random(), network.clone(), vec![address.parse().unwrap()])
 }
 
 /// `8080:80`, `127.0.0.1:8080:80/udp`
@@ -144,13 +139,9 @@ pub fn port(text: &str) -> PublishedPort {
 }
 
 pub fn sandbox(endpoints: Vec<EndpointSpec>, ports: &[&str]) -> SandboxSpec {
-    SandboxSpec {
-        sandbox: SandboxId::random(),
-        container: ContainerId::random(),
-        endpoints,
-        ports: ports.iter().map(|p| port(p)).collect(),
-        sysctls: std::collections::BTreeMap::new(),
-    }
+    let mut spec = SandboxSpec::new(SandboxId::random(), ContainerId::random(), endpoints);
+    spec.ports = ports.iter().map(|p| port(p)).collect();
+    spec
 }
 
 impl Lab {
@@ -170,7 +161,7 @@ impl Lab {
         let id = bridge.id.clone();
         config.networks.push(bridge);
         let config = change(config);
-        let networks = Networks::open(config.clone()).await.unwrap();
+        let networks = Networks::open(config.clone(), Box::new(NoNames)).await.unwrap();
         Self { networks, outside, bridge: id, config, _dir: dir }
     }
 

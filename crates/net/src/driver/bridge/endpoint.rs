@@ -155,6 +155,7 @@ impl<'a> Plan<'a> {
             mac: Some(self.mac),
             addresses: self.addresses.clone(),
             gateways: self.gateways.clone(),
+            routes: Vec::new(),
             mtu: self.config.mtu,
         }
     }

@@ -23,7 +23,7 @@ mod network;
 
 use sampan_types::NetworkId;
 
-use super::{AttachRequest, BoxFuture, Driver, Observed, ObservedEndpoint};
+use super::{AttachRequest, BoxFuture, DetachRequest, Driver, Observed, ObservedEndpoint};
 use crate::config::{Attachment, NetworkSpec};
 use crate::error::NetError;
 use crate::worker::{Reaper, Worker};
@@ -55,7 +55,17 @@ impl Driver for Bridge {
         Box::pin(self.make_network(network))
     }
 
-    fn delete_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>> {
+    fn delete_network<'a>(
+        &'a self,
+        network: &'a NetworkSpec,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(self.remove_network(&network.id))
+    }
+
+    fn discard_network<'a>(
+        &'a self,
+        network: &'a NetworkId,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
         Box::pin(self.remove_network(network))
     }
 
@@ -71,12 +81,16 @@ impl Driver for Bridge {
         Box::pin(self.restore_endpoint(request, found))
     }
 
-    fn detach<'a>(
+    fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>> {
+        let links = request.attachment.host_interface.into_iter().collect();
+        Box::pin(self.retire(links, request.wait))
+    }
+
+    fn discard_endpoint<'a>(
         &'a self,
-        host_interface: &'a str,
-        wait: bool,
+        endpoint: &'a ObservedEndpoint,
     ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(self.retire(vec![host_interface.to_owned()], wait))
+        Box::pin(self.retire(vec![endpoint.host_interface.clone()], false))
     }
 
     fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>> {

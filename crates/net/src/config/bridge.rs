@@ -1,81 +1,20 @@
-//! What the engine says about networks and sandboxes: plain values.
+//! Bridge networks as they shall be.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use sampan_types::{ContainerId, EndpointId, NetworkId, SandboxId};
+use sampan_types::NetworkId;
 use serde::{Deserialize, Serialize};
 
+use super::{EndpointSpec, INTERFACE_NAME_MAX, Subnet};
 use crate::error::NetError;
-use crate::mac::MacAddr;
-use crate::ports::PublishedPort;
-
-/// The longest name that the kernel gives an interface (`IFNAMSIZ` less the
-/// final zero).
-pub(crate) const INTERFACE_NAME_MAX: usize = 15;
-
-/// How the networks of one instance are run.
-#[derive(Debug, Clone)]
-pub struct NetConfig {
-    /// The instance's name: `sampan`, or `sampan-<8 hex>` for others than the
-    /// default one. It names the nftables table and marks the interfaces.
-    pub instance: String,
-    /// The instance's volatile directory; namespaces are below `netns/`.
-    pub exec_root: PathBuf,
-    /// The networks that exist from the start, the default bridge among them.
-    pub networks: Vec<NetworkSpec>,
-    /// Whether to switch the host's IPv4 forwarding on (dockerd's
-    /// `--ip-forward`, on by default).
-    pub ip_forward: bool,
-    /// How many network namespaces are made ahead of need.
-    pub namespaces_ahead: usize,
-}
-
-impl NetConfig {
-    /// A configuration with nothing unusual and no network.
-    #[must_use]
-    pub fn new(instance: impl Into<String>, exec_root: impl Into<PathBuf>) -> Self {
-        Self {
-            instance: instance.into(),
-            exec_root: exec_root.into(),
-            networks: Vec::new(),
-            ip_forward: true,
-            namespaces_ahead: 8,
-        }
-    }
-}
-
-/// A network as it shall be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkSpec {
-    /// Its id.
-    pub id: NetworkId,
-    /// Its name, for messages and comments.
-    pub name: String,
-    /// The driver and what it needs to know.
-    pub driver: DriverConfig,
-}
-
-/// A driver and its typed options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DriverConfig {
-    /// A Linux bridge on this host.
-    Bridge(BridgeConfig),
-    /// The host's own network namespace.
-    Host,
-    /// A namespace with the loopback interface only.
-    None,
-}
 
 /// One bridge network. The default bridge is just one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeConfig {
     /// The bridge interface's name, at most 15 bytes.
     pub bridge: String,
-    /// The subnets, at most one per address family.
+    /// The subnets; an endpoint has an address of one for each family.
     pub subnets: Vec<Subnet>,
     /// The largest packet in bytes.
     pub mtu: u32,
@@ -85,15 +24,44 @@ pub struct BridgeConfig {
     pub masquerade: bool,
     /// No way in or out but to containers on it and the host itself.
     pub internal: bool,
+    /// The way out by IPv4.
+    #[serde(default)]
+    pub gateway_mode_ipv4: GatewayMode,
+    /// The way out by IPv6.
+    #[serde(default)]
+    pub gateway_mode_ipv6: GatewayMode,
+    /// The host gets no IPv4 address on the bridge: the gateway is somebody
+    /// else's.
+    #[serde(default)]
+    pub inhibit_ipv4: bool,
+    /// The source address of what leaves by IPv4, instead of that of the
+    /// interface that it leaves by.
+    #[serde(default)]
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// As `host_ipv4`, by IPv6.
+    #[serde(default)]
+    pub host_ipv6: Option<Ipv6Addr>,
+    /// What the names of interfaces inside begin with; `eth` when empty.
+    #[serde(default)]
+    pub interface_prefix: String,
 }
 
-/// A subnet with the host's address in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
-    /// The subnet, host bits zero.
-    pub net: IpNet,
-    /// The host's address on the bridge: the containers' gateway.
-    pub gateway: IpAddr,
+/// How the outside and the containers of a network reach each other
+/// (`com.docker.network.bridge.gateway_mode_ipv4` and `…_ipv6`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Through published ports inward, with the host's address outward.
+    #[default]
+    Nat,
+    /// As `Nat`, and containers' addresses are reachable on every port from
+    /// other networks of the host and from outside.
+    NatUnprotected,
+    /// By the containers' own addresses, published ports only.
+    Routed,
+    /// Not at all; the host itself has no address on the bridge. Internal
+    /// networks only.
+    Isolated,
 }
 
 impl BridgeConfig {
@@ -107,6 +75,12 @@ impl BridgeConfig {
             icc: true,
             masquerade: true,
             internal: false,
+            gateway_mode_ipv4: GatewayMode::Nat,
+            gateway_mode_ipv6: GatewayMode::Nat,
+            inhibit_ipv4: false,
+            host_ipv4: None,
+            host_ipv6: None,
+            interface_prefix: String::new(),
         }
     }
 
@@ -207,59 +181,4 @@ impl BridgeConfig {
         }
         Ok(())
     }
-}
-
-/// A sandbox as it shall be: a namespace, its endpoints and published ports.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxSpec {
-    /// Its id; names the namespace's file.
-    pub sandbox: SandboxId,
-    /// The container that it is for; named in comments and messages.
-    pub container: ContainerId,
-    /// The connections to networks. The first becomes `eth0`; the first with
-    /// a way out has the default route and the published ports.
-    pub endpoints: Vec<EndpointSpec>,
-    /// Ports of the host that lead to the container.
-    pub ports: Vec<PublishedPort>,
-    /// Kernel parameters of the namespace, `net.…` only.
-    #[serde(default)]
-    pub sysctls: BTreeMap<String, String>,
-}
-
-/// One connection of a sandbox to a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointSpec {
-    /// Its id.
-    pub endpoint: EndpointId,
-    /// The network.
-    pub network: NetworkId,
-    /// Addresses in the network's subnets, already allocated. None for the
-    /// drivers host and none.
-    pub addresses: Vec<IpAddr>,
-    /// The hardware address; a random one when absent.
-    pub mac: Option<MacAddr>,
-    /// Other names of the container on this network.
-    #[serde(default)]
-    pub aliases: Vec<String>,
-}
-
-/// What a driver made of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attachment {
-    /// The endpoint.
-    pub endpoint: EndpointId,
-    /// The network.
-    pub network: NetworkId,
-    /// The interface inside (`eth0`); none for the drivers host and none.
-    pub interface: Option<String>,
-    /// Its other end on the host (`veth…`).
-    pub host_interface: Option<String>,
-    /// Its hardware address.
-    pub mac: Option<MacAddr>,
-    /// Its addresses with their prefix lengths.
-    pub addresses: Vec<IpNet>,
-    /// The gateway of each address family the network leads out by.
-    pub gateways: Vec<IpAddr>,
-    /// The largest packet in bytes; 0 where there is no interface.
-    pub mtu: u32,
 }
