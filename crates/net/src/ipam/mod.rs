@@ -13,6 +13,10 @@ use ipnet::IpNet;
 use sampan_types::{ErrorKind, Kind};
 use thiserror::Error;
 
+mod pools;
+
+pub use pools::{ULA_SUBNET, choose, default_pools, first_host, overlap, ula};
+
 /// Why there is no address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IpamError {
