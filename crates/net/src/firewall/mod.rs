@@ -10,7 +10,7 @@ mod nft;
 #[cfg(test)]
 mod noop;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use sampan_types::NetworkId;
@@ -19,6 +19,7 @@ pub(crate) use nft::NftFirewall;
 #[cfg(test)]
 pub(crate) use noop::NoFirewall;
 
+use crate::config::GatewayMode;
 pub use crate::driver::BoxFuture;
 use crate::error::NetError;
 use crate::ports::Protocol;
@@ -40,6 +41,15 @@ pub struct NetworkRules {
     pub masquerade: bool,
     /// No way in or out.
     pub internal: bool,
+    /// The way in and out by IPv4.
+    pub gateway_mode_ipv4: GatewayMode,
+    /// The way in and out by IPv6.
+    pub gateway_mode_ipv6: GatewayMode,
+    /// The source address of what leaves by IPv4, where `masquerade` would
+    /// take that of the interface.
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// As `host_ipv4`, by IPv6.
+    pub host_ipv6: Option<Ipv6Addr>,
 }
 
 /// A port of the host that leads to a container.

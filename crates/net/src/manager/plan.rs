@@ -23,6 +23,10 @@ pub(super) fn network_rules(network: &NetworkSpec) -> Option<NetworkRules> {
         icc: config.icc,
         masquerade: config.masquerade,
         internal: config.internal,
+        gateway_mode_ipv4: config.gateway_mode_ipv4,
+        gateway_mode_ipv6: config.gateway_mode_ipv6,
+        host_ipv4: config.host_ipv4,
+        host_ipv6: config.host_ipv6,
     })
 }
 
