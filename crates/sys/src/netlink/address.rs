@@ -55,7 +55,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn parse_ip(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn parse_ip(value: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(value) {
         return Some(IpAddr::from(v4));
     }

@@ -13,6 +13,7 @@
 
 mod address;
 mod attr;
+mod destinations;
 mod link;
 mod route;
 mod socket;
@@ -26,6 +27,7 @@ pub use address::{
     delete_route, replace_neighbour,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
+pub use destinations::Destination;
 pub use link::{
     Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_veth,
     delete_group, delete_link, set_link, set_port,

@@ -61,6 +61,10 @@ impl Route {
         Ok(Self { socket: Socket::open(libc::NETLINK_ROUTE)? })
     }
 
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
     /// Carries all requests out in turn, each whether or not the ones before
     /// it succeeded.
     ///
