@@ -78,6 +78,14 @@ pub enum NetError {
         /// Why.
         source: io::Error,
     },
+    /// The name service could not do what was asked.
+    #[error("failed to {operation}: {reason}")]
+    Names {
+        /// What was being done, with its object.
+        operation: String,
+        /// Why not.
+        reason: String,
+    },
     /// The network thread is gone.
     #[error("the network thread has stopped")]
     Stopped,
@@ -100,7 +108,9 @@ impl Kind for NetError {
             }
             Self::ActiveEndpoints { .. } | Self::InUse { .. } => ErrorKind::Forbidden,
             Self::NotSupported { .. } => ErrorKind::NotImplemented,
-            Self::Kernel { .. } | Self::Namespace { .. } | Self::Stopped => ErrorKind::System,
+            Self::Kernel { .. } | Self::Namespace { .. } | Self::Names { .. } | Self::Stopped => {
+                ErrorKind::System
+            }
         }
     }
 }

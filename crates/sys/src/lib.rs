@@ -10,6 +10,7 @@
 pub mod arp;
 pub mod bpf;
 pub mod conntrack;
+pub mod datagram;
 pub mod file;
 pub mod inroot;
 pub mod mount;

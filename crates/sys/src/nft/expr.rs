@@ -4,7 +4,7 @@
 //! ascending order, those that are zero left out, none of the flags that
 //! mark a nested attribute, no counter values, no set numbers of a batch.
 
-use super::model::Verdict;
+use super::model::{Family, Verdict};
 use crate::netlink::{Message, attributes};
 
 /// `struct nlmsghdr`, which a scratch message has and an expression has not.
@@ -132,6 +132,23 @@ impl Expr {
         })
     }
 
+    /// Writes bytes of a register into the packet, and corrects the checksum
+    /// of 2 bytes at `checksum`, from the same base, for them.
+    #[must_use]
+    pub fn payload_write(
+        base: PayloadBase,
+        offset: u32,
+        length: u32,
+        from: Register,
+        checksum: u32,
+    ) -> Self {
+        // NFT_PAYLOAD_CSUM_INET
+        Self::new("payload", |m| {
+            m.be32(2, base as u32).be32(3, offset).be32(4, length);
+            m.be32(5, from.number()).be32(6, 1).be32(7, checksum);
+        })
+    }
+
     /// Loads the kind of the destination address, `RTN_…` in the machine's
     /// order: 4 bytes.
     #[must_use]
@@ -227,15 +244,25 @@ impl Expr {
         Self::new("masq", |_| {})
     }
 
-    /// Translates the destination to the IPv4 address and the port in two
+    /// Translates the destination to the address and the port in two
     /// registers.
     #[must_use]
-    pub fn destination_nat_v4(address: Register, port: Register) -> Self {
+    pub fn destination_nat(family: Family, address: Register, port: Register) -> Self {
         let (address, port) = (address.number(), port.number());
         Self::new("nat", |m| {
-            // NFT_NAT_DNAT, NFPROTO_IPV4
-            m.be32(1, 1).be32(2, libc::NFPROTO_IPV4 as u32);
+            // NFT_NAT_DNAT
+            m.be32(1, 1).be32(2, family as u32);
             m.be32(3, address).be32(4, address).be32(5, port).be32(6, port).be32(7, NAT_RANGE);
+        })
+    }
+
+    /// Translates the source to the address in a register.
+    #[must_use]
+    pub fn source_nat(family: Family, address: Register) -> Self {
+        let address = address.number();
+        Self::new("nat", |m| {
+            // NFT_NAT_SNAT, NF_NAT_RANGE_MAP_IPS
+            m.be32(1, 0).be32(2, family as u32).be32(3, address).be32(4, address).be32(7, 1);
         })
     }
 
@@ -271,7 +298,7 @@ const VERDICT_LOOKUP: &str = "lookup verdict";
 fn mandatory(name: &str) -> &'static [u16] {
     match name {
         "cmp" | "ct" => &[2],
-        "immediate" => &[1],
+        "immediate" | "nat" => &[1],
         "payload" | VERDICT_LOOKUP => &[3],
         _ => &[],
     }
