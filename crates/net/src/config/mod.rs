@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use bridge::{BridgeConfig, GatewayMode};
 pub use plugin::{CniConfig, RemoteConfig};
 pub use sandbox::{Attachment, DnsSpec, EndpointSpec, LinkSpec, RateLimit, RouteSpec, SandboxSpec};
+pub(crate) use vlan::SubInterfaces;
 pub use vlan::{IpvlanConfig, IpvlanFlag, IpvlanMode, MacvlanConfig, MacvlanMode};
 
 /// The longest name that the kernel gives an interface (`IFNAMSIZ` less the
