@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use tokio::io::Interest as Direction;
 use tokio::io::unix::AsyncFd;
 
 use super::attr::HEADER;
@@ -81,6 +82,8 @@ impl Listener {
         }
         // SAFETY: the descriptor was just made and nobody else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A socket without a port of its own is told nothing.
+        bind(fd)?;
         attach_filter(fd, &program(interest))?;
         let option = |level, name, value: libc::c_int| set_option(fd, level, name, &value);
         // Beyond the limit of ordinary sockets where that is allowed.
@@ -96,7 +99,7 @@ impl Listener {
         let datagram = vec![0; DATAGRAM].into_boxed_slice();
         // SAFETY: the descriptor is owned by what the `AsyncFd` owns, and stays
         // the same for its life.
-        let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Direction::READABLE) }.map_err(io::Error::from)?;
         Ok(Self { socket, datagram })
     }
 
@@ -148,6 +151,23 @@ fn now<F: Future>(future: F) -> Option<F::Output> {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
+}
+
+/// Takes any free port.
+fn bind(fd: RawFd) -> io::Result<()> {
+    // SAFETY: sockaddr_nl is plain data for which all zeroes is valid.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as u16;
+    // SAFETY: the pointer is valid for the length given with it, and the
+    // kernel only reads.
+    let bound = unsafe {
+        libc::bind(
+            fd,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+        )
+    };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {

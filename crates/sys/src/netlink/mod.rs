@@ -14,9 +14,13 @@
 mod address;
 mod attr;
 mod destinations;
+mod events;
 mod link;
+mod listen;
 mod route;
 mod socket;
+mod vlan;
+mod way;
 
 use std::io;
 
@@ -24,17 +28,22 @@ use thiserror::Error;
 
 pub use address::{
     AddressEntry, Neighbour, RouteEntry, add_address, add_route, delete_address, delete_neighbour,
-    delete_route, replace_neighbour,
+    delete_route, replace_neighbour, replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
 pub use destinations::Destination;
+pub use events::{RouteChange, RouteEvent, RouteEvents};
 pub use link::{
     Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_veth,
     delete_group, delete_link, set_link, set_port,
 };
+pub use listen::Heard;
+pub(crate) use listen::{Interest, Listener, Told};
 pub(crate) use route::dump as dump_objects;
 pub use route::{Request, Route};
 pub(crate) use socket::{Reply, Socket};
+pub use vlan::{IpvlanFlag, IpvlanMode, MacvlanMode, NewUpper, UpperKind, add_dummy, add_upper};
+pub use way::Way;
 
 /// A request that the kernel refused, or a socket that failed.
 #[derive(Debug, Error)]

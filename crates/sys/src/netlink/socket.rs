@@ -47,11 +47,28 @@ impl Socket {
         Ok(Self { inner, sequence: 0, received: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
+    /// Whether the kernel refuses what it does not know in the requests for
+    /// lists, and heeds the filters in them. Older ones than 4.20 never do.
+    pub(crate) fn check_strictly(&mut self, on: bool) -> io::Result<()> {
+        match self.inner.set_netlink_get_strict_chk(on) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Makes room for large datagrams and for many answers at once.
     pub(crate) fn set_buffers(&self, bytes: usize) -> io::Result<()> {
         setsockopt(&self.inner, sockopt::SndBufForce, &bytes)?;
         setsockopt(&self.inner, sockopt::RcvBufForce, &bytes)?;
         Ok(())
+    }
+
+    /// The port by which the kernel knows the socket: changes that it makes
+    /// are told to others with this number.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.inner.get_address(&mut address)?;
+        Ok(address.port_number())
     }
 
     /// A number that no earlier request of this socket has.
