@@ -1,10 +1,11 @@
 //! Changes that are applied together.
 
 use super::expr::write_verdict;
-use super::model::{Chain, DataType, Element, ElementValue, Rule, Ruleset, Set, SetValue};
+use super::model::{
+    Chain, DataType, Element, ElementValue, Family, Rule, Ruleset, Set, SetKeeps, SetValue,
+};
 use crate::netlink::Message;
 
-pub(super) const FAMILY_INET: u8 = libc::NFPROTO_INET as u8;
 /// `NFNL_SUBSYS_NFTABLES`.
 pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -16,6 +17,15 @@ const ELEMENTS_PER_MESSAGE: usize = 256;
 const COMMENT_MAX: usize = 127;
 /// `NFTNL_UDATA_RULE_COMMENT`, `NFTNL_UDATA_SET_ELEM_COMMENT`.
 const UDATA_COMMENT: u8 = 0;
+
+/// `enum nft_set_flags`.
+pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
+pub(super) const NFT_SET_TIMEOUT: u32 = 0x10;
+/// `enum nft_set_elem_attributes` and `enum nft_set_elem_flags`.
+pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 
 /// `NFTNL_UDATA_SET_KEYBYTEORDER`, 4 bytes: `BYTEORDER_HOST_ENDIAN`.
 const UDATA_HOST_ORDER: [u8; 6] = {
@@ -43,8 +53,8 @@ pub(super) enum Kind {
 }
 
 /// A message of nf_tables: `struct nfgenmsg` is family, version, resource.
-pub(super) fn message(kind: Kind, flags: i32) -> Message {
-    Message::new(SUBSYSTEM << 8 | kind as u16, flags as u16, &[FAMILY_INET, 0, 0, 0])
+pub(super) fn message(family: Family, kind: Kind, flags: i32) -> Message {
+    Message::new(SUBSYSTEM << 8 | kind as u16, flags as u16, &[family as u8, 0, 0, 0])
 }
 
 fn frame(kind: u16) -> Message {
@@ -54,6 +64,7 @@ fn frame(kind: u16) -> Message {
 /// A list of changes that the kernel applies whole or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
+    family: Family,
     generation: Option<u32>,
     messages: Vec<(Message, String)>,
     sets: u32,
@@ -73,6 +84,13 @@ impl Batch {
         Self { generation: Some(generation), ..Self::default() }
     }
 
+    /// Makes the changes that follow be about tables of `family`: `inet`
+    /// until this is called.
+    pub fn family(&mut self, family: Family) -> &mut Self {
+        self.family = family;
+        self
+    }
+
     /// Whether there is no change in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -85,7 +103,7 @@ impl Batch {
 
     /// Creates a table unless it exists.
     pub fn add_table(&mut self, table: &str) -> &mut Self {
-        let mut m = message(Kind::NewTable, libc::NLM_F_CREATE);
+        let mut m = message(self.family, Kind::NewTable, libc::NLM_F_CREATE);
         m.text(1, table);
         self.push(m, format!("create table {table}"));
         self
@@ -93,7 +111,7 @@ impl Batch {
 
     /// Removes a table with all that is in it.
     pub fn delete_table(&mut self, table: &str) -> &mut Self {
-        let mut m = message(Kind::DelTable, 0);
+        let mut m = message(self.family, Kind::DelTable, 0);
         m.text(1, table);
         self.push(m, format!("remove table {table}"));
         self
@@ -101,7 +119,7 @@ impl Batch {
 
     /// Creates a chain.
     pub fn add_chain(&mut self, table: &str, chain: &Chain) -> &mut Self {
-        let mut m = message(Kind::NewChain, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let mut m = message(self.family, Kind::NewChain, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         m.text(1, table).text(3, &chain.name);
         if let Some(base) = chain.base {
             m.nest(4, |m| {
@@ -115,7 +133,7 @@ impl Batch {
 
     /// Removes a chain with its rules. Nothing may lead to it any more.
     pub fn delete_chain(&mut self, table: &str, chain: &str) -> &mut Self {
-        let mut m = message(Kind::DelChain, 0);
+        let mut m = message(self.family, Kind::DelChain, 0);
         m.text(1, table).text(3, chain);
         self.push(m, format!("remove chain {chain} of table {table}"));
         self
@@ -126,9 +144,14 @@ impl Batch {
         const NFT_SET_MAP: u32 = 0x8;
         const VERDICT_TYPE: u32 = 0xffff_ff00;
         self.sets += 1;
-        let mut m = message(Kind::NewSet, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let mut m = message(self.family, Kind::NewSet, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         m.text(1, table).text(2, &set.name);
-        m.be32(3, if set.value == SetValue::None { 0 } else { NFT_SET_MAP });
+        let kept = match set.keeps {
+            SetKeeps::Keys => 0,
+            SetKeeps::Ranges => NFT_SET_INTERVAL,
+            SetKeeps::Timeouts => NFT_SET_TIMEOUT,
+        };
+        m.be32(3, kept | if set.value == SetValue::None { 0 } else { NFT_SET_MAP });
         m.be32(4, set.key.id).be32(5, set.key.length);
         match set.value {
             SetValue::None => {}
@@ -149,7 +172,7 @@ impl Batch {
 
     /// Appends a rule to its chain.
     pub fn add_rule(&mut self, table: &str, rule: &Rule) -> &mut Self {
-        let mut m = message(Kind::NewRule, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
+        let mut m = message(self.family, Kind::NewRule, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
         m.text(1, table).text(2, &rule.chain);
         m.nest(4, |m| {
             for expression in &rule.expressions {
@@ -176,10 +199,36 @@ impl Batch {
         self
     }
 
+    /// Adds keys to a set with timeouts, each for so many milliseconds. A key
+    /// that is in it already keeps the time that it has.
+    pub fn add_timed_elements(
+        &mut self,
+        table: &str,
+        set: &str,
+        keys: &[(Vec<u8>, u64)],
+    ) -> &mut Self {
+        for chunk in keys.chunks(ELEMENTS_PER_MESSAGE) {
+            let mut m = message(self.family, Kind::NewSetElem, libc::NLM_F_CREATE);
+            m.text(1, table).text(2, set);
+            m.nest(3, |m| {
+                for (key, milliseconds) in chunk {
+                    m.nest(1, |m| {
+                        m.nest(1, |m| {
+                            m.raw(1, key);
+                        });
+                        m.raw(4, &milliseconds.to_be_bytes());
+                    });
+                }
+            });
+            self.push(m, format!("add {} elements of {set} in table {table}", chunk.len()));
+        }
+        self
+    }
+
     fn elements(&mut self, kind: Kind, flags: i32, table: &str, set: &str, elements: &[Element]) {
         let adding = matches!(kind, Kind::NewSetElem);
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            let mut m = message(kind, flags);
+            let mut m = message(self.family, kind, flags);
             m.text(1, table).text(2, set);
             m.nest(3, |m| {
                 for element in chunk {
@@ -241,10 +290,19 @@ fn write_element(m: &mut Message, element: &Element, adding: bool) {
         m.raw(1, &element.key);
     });
     if !adding {
+        if element.value == ElementValue::RangeEnd {
+            m.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
         return;
     }
     match &element.value {
         ElementValue::None => {}
+        ElementValue::RangeEnd => {
+            m.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
+        ElementValue::Expires(milliseconds) => {
+            m.raw(NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+        }
         ElementValue::Data(data) => {
             m.nest(2, |m| {
                 m.raw(1, data);

@@ -1,11 +1,14 @@
 //! Reading a table back.
 
 use super::Nft;
-use super::batch::{Kind, comment_of, message};
+use super::batch::{
+    Kind, NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFT_SET_TIMEOUT, NFTA_SET_ELEM_EXPIRATION,
+    NFTA_SET_ELEM_FLAGS, comment_of, message,
+};
 use super::expr::Expr;
 use super::model::{
-    BaseChain, Chain, ChainKind, Element, ElementValue, Hook, Policy, Rule, Ruleset, Set, SetType,
-    SetValue, Verdict,
+    BaseChain, Chain, ChainKind, Element, ElementValue, Family, Hook, Policy, Rule, Ruleset, Set,
+    SetKeeps, SetType, SetValue, Verdict,
 };
 use crate::netlink::{Message, NetlinkError, Reply, attributes, dump_objects, find, text, u32_be};
 
@@ -19,7 +22,7 @@ impl Nft {
     /// # Errors
     /// When the kernel has no nf_tables.
     pub fn generation(&mut self) -> Result<u32, NetlinkError> {
-        let request = message(Kind::GetGen, libc::NLM_F_ACK);
+        let request = message(Family::Inet, Kind::GetGen, libc::NLM_F_ACK);
         let found = self.ask(request, "get the ruleset's generation")?;
         found
             .first()
@@ -54,32 +57,45 @@ impl Nft {
         }
     }
 
-    /// The names of all tables of the family `inet`.
+    /// The names of all tables of a family.
     ///
     /// # Errors
     /// When the list can't be read.
-    pub fn tables(&mut self) -> Result<Vec<String>, NetlinkError> {
-        let request = message(Kind::GetTable, 0);
+    pub fn tables(&mut self, family: Family) -> Result<Vec<String>, NetlinkError> {
+        let request = message(family, Kind::GetTable, 0);
         dump_objects(&mut self.socket, &request, "list tables", |body| {
             find(body.get(HEADER..)?, 1).map(text)
         })
     }
 
-    /// All that is in a table, sorted; none when there is no such table.
+    /// All that is in a table of the family `inet`, sorted; none when there is
+    /// no such table.
     ///
     /// # Errors
     /// When a list can't be read.
     pub fn dump(&mut self, table: &str) -> Result<Option<Ruleset>, NetlinkError> {
-        if !self.tables()?.iter().any(|t| t == table) {
+        self.dump_table(Family::Inet, table)
+    }
+
+    /// As [`Nft::dump`], of any family.
+    ///
+    /// # Errors
+    /// When a list can't be read.
+    pub fn dump_table(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Option<Ruleset>, NetlinkError> {
+        if !self.tables(family)?.iter().any(|t| t == table) {
             return Ok(None);
         }
         let mut ruleset = Ruleset {
-            chains: self.dump_part(Kind::GetChain, table, "chains", parse_chain)?,
-            sets: self.dump_part(Kind::GetSet, table, "sets", parse_set)?,
-            rules: self.dump_part(Kind::GetRule, table, "rules", parse_rule)?,
+            chains: self.dump_part((family, Kind::GetChain), table, "chains", parse_chain)?,
+            sets: self.dump_part((family, Kind::GetSet), table, "sets", parse_set)?,
+            rules: self.dump_part((family, Kind::GetRule), table, "rules", parse_rule)?,
         };
         for set in &mut ruleset.sets {
-            set.elements = self.elements(table, &set.name)?;
+            set.elements = self.elements(family, table, &set.name)?;
         }
         Ok(Some(ruleset.sorted()))
     }
@@ -88,8 +104,13 @@ impl Nft {
     ///
     /// # Errors
     /// When the list can't be read; absence of the set is such a case.
-    pub fn elements(&mut self, table: &str, set: &str) -> Result<Vec<Element>, NetlinkError> {
-        let mut request = message(Kind::GetSetElem, 0);
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Element>, NetlinkError> {
+        let mut request = message(family, Kind::GetSetElem, 0);
         request.text(1, table).text(2, set);
         let what = format!("list elements of {set} in table {table}");
         let lists = dump_objects(&mut self.socket, &request, &what, |body| {
@@ -101,12 +122,12 @@ impl Nft {
 
     fn dump_part<T>(
         &mut self,
-        kind: Kind,
+        (family, kind): (Family, Kind),
         table: &str,
         what: &str,
         parse: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let mut request = message(kind, 0);
+        let mut request = message(family, kind, 0);
         request.text(1, table);
         let what = format!("list {what} of table {table}");
         dump_objects(&mut self.socket, &request, &what, |body| {
@@ -156,7 +177,12 @@ fn parse_set(body: &[u8]) -> Option<Set> {
         (true, id) => SetValue::Data(SetType { id, length: number(7) }),
     };
     let key = SetType { id: number(4), length: number(5) };
-    Some(Set { name: find(body, 2).map(text)?, key, value, elements: Vec::new() })
+    let keeps = match flags {
+        f if f & NFT_SET_INTERVAL != 0 => SetKeeps::Ranges,
+        f if f & NFT_SET_TIMEOUT != 0 => SetKeeps::Timeouts,
+        _ => SetKeeps::Keys,
+    };
+    Some(Set { name: find(body, 2).map(text)?, key, value, keeps, elements: Vec::new() })
 }
 
 fn parse_rule(body: &[u8]) -> Option<Rule> {
@@ -175,8 +201,14 @@ fn parse_rule(body: &[u8]) -> Option<Rule> {
 }
 
 fn parse_element(body: &[u8]) -> Option<Element> {
+    let range_end = |flags| u32_be(flags) & NFT_SET_ELEM_INTERVAL_END != 0;
+    let expires = |v: &[u8]| Some(u64::from_be_bytes(v.try_into().ok()?));
     let value = match find(body, 2) {
-        None => ElementValue::None,
+        None if find(body, NFTA_SET_ELEM_FLAGS).is_some_and(range_end) => ElementValue::RangeEnd,
+        None => match find(body, NFTA_SET_ELEM_EXPIRATION).and_then(expires) {
+            Some(milliseconds) => ElementValue::Expires(milliseconds),
+            None => ElementValue::None,
+        },
         Some(data) => match (find(data, 1), find(data, 2)) {
             (Some(value), _) => ElementValue::Data(value.to_vec()),
             (None, Some(verdict)) => ElementValue::Verdict(Verdict::from_parts(

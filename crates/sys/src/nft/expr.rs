@@ -33,7 +33,7 @@ pub struct Register(pub u8);
 impl Register {
     /// The kernel's number: every fourth word is the beginning of one of the
     /// four registers of the older numbering, which the kernel prefers.
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         let word = u32::from(self.0 % 16);
         if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
     }
@@ -64,6 +64,8 @@ pub enum CtKey {
 /// Where an offset into a packet counts from (`enum nft_payload_bases`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadBase {
+    /// The Ethernet header.
+    Link = 0,
     /// The IP header.
     Network = 1,
     /// The transport header.
@@ -71,7 +73,7 @@ pub enum PayloadBase {
 }
 
 impl Expr {
-    fn new(name: &str, write: impl FnOnce(&mut Message)) -> Self {
+    pub(super) fn new(name: &str, write: impl FnOnce(&mut Message)) -> Self {
         let mut scratch = Message::new(0, 0, &[]);
         write(&mut scratch);
         let mut bytes = Vec::new();
@@ -268,10 +270,17 @@ impl Expr {
 
     /// Writes the expression as the kernel wants it.
     pub(super) fn write(&self, m: &mut Message) {
-        let verdict_lookup = self.name == VERDICT_LOOKUP;
-        m.text(1, if verdict_lookup { "lookup" } else { &self.name });
+        let name = match self.name.as_str() {
+            VERDICT_LOOKUP => "lookup",
+            ORIGINAL_CT => "ct",
+            name => name,
+        };
+        m.text(1, name);
         m.nest(2, |m| {
             m.bytes(&self.data);
+            if self.name == ORIGINAL_CT {
+                m.u8(NFTA_CT_DIRECTION, 0);
+            }
             for kind in mandatory(&self.name) {
                 if attributes(&self.data).all(|(k, _)| k != *kind) {
                     m.be32(*kind, 0);
@@ -282,24 +291,29 @@ impl Expr {
 
     /// The name under which a dumped expression is compared.
     pub(super) fn dumped_name(name: String, data: &[u8]) -> String {
-        let to_verdict = |(kind, value): (u16, &[u8])| kind == 3 && value.iter().all(|b| *b == 0);
-        if name == "lookup" && attributes(data).any(to_verdict) {
-            VERDICT_LOOKUP.to_owned()
-        } else {
-            name
+        let zero_third = |(kind, value): (u16, &[u8])| kind == 3 && value.iter().all(|b| *b == 0);
+        match name.as_str() {
+            "lookup" if attributes(data).any(zero_third) => VERDICT_LOOKUP.to_owned(),
+            "ct" if attributes(data).any(zero_third) => ORIGINAL_CT.to_owned(),
+            _ => name,
         }
     }
 }
 
 /// A lookup whose result is a verdict, to tell it from one without result.
 const VERDICT_LOOKUP: &str = "lookup verdict";
+/// What is known of a flow's first direction, whose number 0 the common form
+/// leaves out, to tell it from what has no direction.
+pub(super) const ORIGINAL_CT: &str = "ct original";
+pub(super) const NFTA_CT_DIRECTION: u16 = 3;
 
 /// The attributes that the kernel needs even where they are zero.
 fn mandatory(name: &str) -> &'static [u16] {
     match name {
-        "cmp" | "ct" => &[2],
+        "cmp" | "ct" | ORIGINAL_CT => &[2],
         "immediate" | "nat" => &[1],
-        "payload" | VERDICT_LOOKUP => &[3],
+        "payload" => &[2, 3],
+        VERDICT_LOOKUP => &[3],
         _ => &[],
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Be aware:
-//! - All is of one family, `inet`, and every call names its table; no other
-//!   table is touched.
+//! - Every call names its table; no other table is touched. The family is
+//!   `inet` unless another one is named.
 //! - What the kernel dumps is brought into the same form as what is written
 //!   (see [`Expr`]), so that two rulesets can be compared with `==`.
 //! - The kernel answers before the sending call returns, hence nothing here
@@ -16,16 +16,20 @@
 
 mod batch;
 mod dump;
+mod events;
 mod expr;
+mod flow;
 mod model;
 
 use std::io;
 
 pub use batch::Batch;
+pub use events::{NftEvents, TableEvent};
 pub use expr::{CtKey, Expr, MetaKey, PayloadBase, Register};
+pub use flow::{FlowDirection, FlowKey, Order, RuleCount};
 pub use model::{
-    BaseChain, Chain, ChainKind, DataType, Element, ElementValue, Hook, Policy, Rule, Ruleset, Set,
-    SetValue, Verdict,
+    BaseChain, Chain, ChainKind, DataType, Element, ElementValue, Family, Hook, Policy, Rule,
+    Ruleset, Set, SetKeeps, SetValue, Verdict,
 };
 
 use crate::netlink::{NetlinkError, Reply, Socket};
@@ -49,6 +53,14 @@ impl Nft {
         let socket = Socket::open(NETLINK_NETFILTER)?;
         socket.set_buffers(BUFFER)?;
         Ok(Self { socket })
+    }
+
+    /// The port of the socket, for [`NftEvents::open`].
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn port(&self) -> io::Result<u32> {
+        self.socket.port()
     }
 
     /// Applies a batch: all of it, or nothing and an error.

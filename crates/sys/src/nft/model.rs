@@ -2,6 +2,20 @@
 
 use super::expr::Expr;
 
+/// Which packets a table sees (`NFPROTO_…`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    #[default]
+    Inet = 1,
+    /// IPv4.
+    Ipv4 = 2,
+    /// Frames of bridges.
+    Bridge = 7,
+    /// IPv6.
+    Ipv6 = 10,
+}
+
 /// All that is in one table, in an order of its own, so that two of them can
 /// be compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +36,9 @@ impl Ruleset {
         self.chains.sort_by(|a, b| a.name.cmp(&b.name));
         self.sets.sort_by(|a, b| a.name.cmp(&b.name));
         for set in &mut self.sets {
+            if set.keeps == SetKeeps::Timeouts {
+                set.elements.clear();
+            }
             set.elements.sort_by(|a, b| a.key.cmp(&b.key));
         }
         self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
@@ -102,6 +119,8 @@ pub enum DataType {
     Ipv4Addr = 7,
     /// An IPv6 address: 16 bytes.
     Ipv6Addr = 8,
+    /// A hardware address: 6 bytes.
+    EtherAddr = 9,
     /// A transport protocol's number: 1 byte.
     InetProto = 12,
     /// A port: 2 bytes.
@@ -115,6 +134,7 @@ impl DataType {
     fn padded(self) -> u32 {
         match self {
             Self::Ipv4Addr | Self::InetProto | Self::InetService => 4,
+            Self::EtherAddr => 8,
             Self::Ipv6Addr | Self::Ifname => 16,
         }
     }
@@ -132,7 +152,12 @@ impl DataType {
 
     /// A concatenation's length in bytes.
     pub(super) fn length(types: &[Self]) -> u32 {
-        types.iter().map(|t| t.padded()).sum()
+        match types {
+            [Self::InetProto] => 1,
+            [Self::InetService] => 2,
+            [Self::EtherAddr] => 6,
+            _ => types.iter().map(|t| t.padded()).sum(),
+        }
     }
 }
 
@@ -145,15 +170,39 @@ pub struct Set {
     pub key: SetType,
     /// What a key leads to.
     pub value: SetValue,
+    /// How its elements are kept.
+    pub keeps: SetKeeps,
     /// What is in it.
     pub elements: Vec<Element>,
+}
+
+/// How a set keeps its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SetKeeps {
+    /// Each for itself, until it is removed.
+    #[default]
+    Keys,
+    /// As ranges: a key that one begins with, and one of the value
+    /// [`ElementValue::RangeEnd`] that is the first behind it. Ranges neither
+    /// meet nor overlap.
+    Ranges,
+    /// Each until its time is up. Such elements are not compared: others may
+    /// add and remove them.
+    Timeouts,
 }
 
 impl Set {
     /// An empty set or map.
     #[must_use]
     pub fn new(name: impl Into<String>, key: &[DataType], value: SetValue) -> Self {
-        Self { name: name.into(), key: SetType::of(key), value, elements: Vec::new() }
+        let keeps = SetKeeps::Keys;
+        Self { name: name.into(), key: SetType::of(key), value, keeps, elements: Vec::new() }
+    }
+
+    /// The same with another way to keep elements.
+    #[must_use]
+    pub fn keeping(self, keeps: SetKeeps) -> Self {
+        Self { keeps, ..self }
     }
 }
 
@@ -209,6 +258,10 @@ pub enum ElementValue {
     Verdict(Verdict),
     /// The fields of the data, each padded to whole words.
     Data(Vec<u8>),
+    /// Nothing: a range ends before this key.
+    RangeEnd,
+    /// Nothing: the key is removed after this many milliseconds.
+    Expires(u64),
 }
 
 /// What becomes of a packet.
