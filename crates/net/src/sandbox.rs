@@ -62,6 +62,40 @@ impl Namespace {
         &self.netns
     }
 
+    /// The first name of `prefix` and a number that no interface has.
+    pub(crate) fn free_interface(&self, prefix: &str) -> Result<String, NetlinkError> {
+        let links = self.route().links()?;
+        let taken = |name: &String| links.iter().any(|l| l.name == *name);
+        let free = (0..).map(|i: u32| format!("{prefix}{i}")).find(|name| !taken(name));
+        Ok(free.unwrap_or_default())
+    }
+
+    /// Lets an interface have IPv6 addresses, which are in use at once, and
+    /// keeps it from configuring itself by what routers say. Says whether it
+    /// could not have any before.
+    ///
+    /// # Errors
+    /// [`NetError::NotSupported`] by a kernel without IPv6.
+    pub(crate) fn allow_ipv6(&self, interface: &str) -> Result<bool, NetError> {
+        if !Path::new("/proc/sys/net/ipv6").exists() {
+            return Err(NetError::NotSupported { what: "IPv6 by this kernel".to_owned() });
+        }
+        let written = self.netns.run(|| {
+            let set =
+                |name, value| sysctl::write(&format!("net/ipv6/conf/{interface}/{name}"), value);
+            set("accept_ra", "0")?;
+            set("accept_dad", "0")?;
+            set("disable_ipv6", "0")
+        });
+        written
+            .map_err(|source| NetError::Namespace {
+                operation: "enter a namespace made below",
+                path: "/proc/self/ns".into(),
+                source,
+            })?
+            .map_err(NetError::from)
+    }
+
     /// The socket inside.
     pub fn route(&self) -> MutexGuard<'_, Route> {
         self.route.lock().unwrap_or_else(PoisonError::into_inner)

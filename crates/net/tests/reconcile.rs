@@ -56,11 +56,11 @@ fn what_is_missing_is_restored() {
             assert_eq!(again, Repairs::default(), "{damage}");
         }
         web.netns.run(|| sh("ip address flush dev eth0")).unwrap();
-        assert_eq!(lab.networks.reconcile(&desired).await.unwrap().restored.len(), 1);
+        assert_eq!(lab.networks.reconcile(&desired).await.unwrap().restored.len(), 2);
         assert!(reachable(&lab).await, "address and route inside");
         let mac = link().mac;
         sh(&format!("ip link delete {port}"));
-        assert_eq!(lab.networks.reconcile(&desired).await.unwrap().restored.len(), 1);
+        assert_eq!(lab.networks.reconcile(&desired).await.unwrap().restored.len(), 2);
         assert!(reachable(&lab).await, "new links");
         assert_ne!(link().mac, mac, "no address was asked for");
     });

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use sampan_types::NetworkId;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointSpec, INTERFACE_NAME_MAX, Subnet};
+use super::{EndpointSpec, Subnet, check_interface_name};
 use crate::error::NetError;
 
 /// One bridge network. The default bridge is just one of them.
@@ -142,17 +142,8 @@ impl BridgeConfig {
     pub fn validate(&self, network: &str) -> Result<(), NetError> {
         let invalid =
             |reason: String| Err(NetError::InvalidNetwork { network: network.to_owned(), reason });
-        let name = &self.bridge;
-        if name.is_empty()
-            || name.len() > INTERFACE_NAME_MAX
-            || name == "."
-            || name == ".."
-            || name.bytes().any(|b| !b.is_ascii_graphic() || b == b'/' || b == b':')
-        {
-            return invalid(format!(
-                "{name:?} is no name for an interface: 1 to {INTERFACE_NAME_MAX} bytes without \
-                 blank, '/' and ':' expected"
-            ));
+        if let Err(reason) = check_interface_name(&self.bridge) {
+            return invalid(reason);
         }
         if !(68..=65535).contains(&self.mtu) {
             return invalid(format!("an MTU of {} is out of the range 68 to 65535", self.mtu));

@@ -22,6 +22,23 @@ pub use vlan::{IpvlanConfig, IpvlanFlag, IpvlanMode, MacvlanConfig, MacvlanMode}
 /// final zero).
 pub(crate) const INTERFACE_NAME_MAX: usize = 15;
 
+/// Why `name` can't be an interface's, if it can't (`dev_valid_name` of the
+/// kernel).
+pub(crate) fn check_interface_name(name: &str) -> Result<(), String> {
+    let bad = name.is_empty()
+        || name.len() > INTERFACE_NAME_MAX
+        || name == "."
+        || name == ".."
+        || name.bytes().any(|b| !b.is_ascii_graphic() || b == b'/' || b == b':' || b == b'%');
+    if !bad {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} is no name for an interface: 1 to {INTERFACE_NAME_MAX} bytes without blank, \
+         '/', ':' and '%' expected"
+    ))
+}
+
 /// How the networks of one instance are run.
 #[derive(Debug, Clone)]
 pub struct NetConfig {
@@ -108,6 +125,15 @@ pub struct Subnet {
 }
 
 impl NetworkSpec {
+    /// What the names of interfaces inside begin with.
+    #[must_use]
+    pub fn interface_prefix(&self) -> &str {
+        match &self.driver {
+            DriverConfig::Bridge(c) if !c.interface_prefix.is_empty() => &c.interface_prefix,
+            _ => "eth",
+        }
+    }
+
     /// Its subnets, as far as they are known here: none of host, none, CNI.
     #[must_use]
     pub fn subnets(&self) -> &[Subnet] {

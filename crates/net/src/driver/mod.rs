@@ -1,16 +1,16 @@
 //! The driver seam: what makes a network's links, addresses and routes.
 //!
 //! Be aware:
-//! - A driver knows nothing of names, published ports and filter rules; the
+//! - A driver knows nothing of names, published ports, filter rules, limits of
+//!   bandwidth and of routes other than those that come with an address; the
 //!   manager programs those from the [`Attachment`] it returns.
 //! - Every method can be repeated. Removing what is absent is success.
 
 mod bridge;
 mod cni;
-mod ipvlan;
 mod linkless;
-mod macvlan;
 mod remote;
+mod upper;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -21,10 +21,9 @@ use sampan_types::{EndpointId, NetworkId, SandboxId};
 
 pub(crate) use bridge::{Bridge, dead_group};
 pub(crate) use cni::Cni;
-pub(crate) use ipvlan::Ipvlan;
 pub(crate) use linkless::Linkless;
-pub(crate) use macvlan::Macvlan;
 pub(crate) use remote::Remote;
+pub(crate) use upper::{Flavour, Upper};
 
 use crate::config::{Attachment, EndpointSpec, NetworkSpec};
 use crate::error::NetError;
@@ -44,10 +43,8 @@ pub struct AttachRequest {
     pub network: Arc<NetworkSpec>,
     /// The sandbox's namespace.
     pub namespace: Arc<Namespace>,
-    /// The interface's name inside; the first free `eth…` when absent.
+    /// The interface's name inside; the first free one when absent.
     pub interface: Option<String>,
-    /// Whether what has no other route leaves by this endpoint.
-    pub default_route: bool,
 }
 
 /// An endpoint that shall be taken out of use.

@@ -12,6 +12,7 @@
 
 mod plan;
 mod reconcile;
+mod routes;
 mod sandbox;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ use sampan_types::{EndpointId, NetworkId, SandboxId};
 use tokio::sync::RwLock;
 
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
-use crate::driver::{Bridge, Cni, Driver, Ipvlan, Linkless, Macvlan, Remote, dead_group};
+use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
 use crate::error::NetError;
 use crate::firewall::{Firewall, Forward, NftFirewall};
 use crate::names::NameService;
@@ -77,6 +78,7 @@ struct Inner {
     firewall: Box<dyn Firewall>,
     names: Box<dyn NameService>,
     namespaces: Namespaces,
+    worker: Worker,
     reaper: Reaper,
 }
 
@@ -127,21 +129,25 @@ impl Networks {
         let worker = Worker::start()?;
         let reaper = Reaper::start(dead_group(&config.instance))?;
         let firewall = NftFirewall::new(config.instance.clone(), worker.clone(), reaper.clone());
+        let upper = |flavour| {
+            let namespaces = config.exec_root.join("netns");
+            Upper::new(flavour, config.instance.clone(), namespaces, worker.clone())
+        };
         let drivers = Drivers {
-            bridge: Box::new(Bridge::new(config.instance.clone(), worker, reaper.clone())),
+            bridge: Box::new(Bridge::new(config.instance.clone(), worker.clone(), reaper.clone())),
             linkless: Box::new(Linkless),
-            macvlan: Box::new(Macvlan),
-            ipvlan: Box::new(Ipvlan),
+            macvlan: Box::new(upper(Flavour::Macvlan)),
+            ipvlan: Box::new(upper(Flavour::Ipvlan)),
             remote: Box::new(Remote),
             cni: Box::new(Cni),
         };
-        Self::open_with(config, reaper, drivers, Box::new(firewall), names).await
+        Self::open_with(config, (worker, reaper), drivers, Box::new(firewall), names).await
     }
 
     /// As [`Networks::open`], with the seams given.
     async fn open_with(
         config: NetConfig,
-        reaper: Reaper,
+        (worker, reaper): (Worker, Reaper),
         drivers: Drivers,
         firewall: Box<dyn Firewall>,
         names: Box<dyn NameService>,
@@ -156,6 +162,7 @@ impl Networks {
             firewall,
             names,
             namespaces,
+            worker,
             reaper,
         };
         inner.forward_packets()?;

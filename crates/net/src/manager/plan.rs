@@ -2,15 +2,24 @@
 //! sense, which endpoint leads out, where published ports lead to.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use sampan_types::EndpointId;
+
 use super::{Joined, State};
-use crate::config::{Attachment, DriverConfig, EndpointSpec, NetworkSpec, SandboxSpec};
+use crate::config::{
+    Attachment, DriverConfig, EndpointSpec, GatewayMode, NetworkSpec, SandboxSpec,
+    check_interface_name,
+};
 use crate::error::NetError;
 use crate::firewall::{Forward, NetworkRules};
 use crate::names::{EndpointNames, SandboxNames};
 use crate::ports::PublishedPort;
+
+/// What stands for the interface's name in the name of a kernel parameter of
+/// an endpoint.
+const ANY_INTERFACE: &str = "IFNAME";
 
 /// What the firewall has to know of a network; nothing of those without one.
 pub(super) fn network_rules(network: &NetworkSpec) -> Option<NetworkRules> {
@@ -94,6 +103,15 @@ pub(super) fn check_sandbox(
         .iter()
         .map(|endpoint| check_endpoint(state, endpoint))
         .collect::<Result<Vec<_>, _>>()?;
+    let mut names = HashSet::new();
+    for (endpoint, network) in spec.endpoints.iter().zip(&networks) {
+        if let Some(name) = endpoint.interface.as_ref().filter(|n| !names.insert(*n)) {
+            return Err(NetError::InvalidEndpoint {
+                network: network.name.clone(),
+                reason: format!("interface name {name} is already that of another endpoint"),
+            });
+        }
+    }
     let host = networks.iter().filter(|n| n.driver == DriverConfig::Host).count();
     if host > 0 && networks.len() > host {
         return Err(NetError::NotSupported {
@@ -113,7 +131,59 @@ pub(super) fn check_endpoint(
     if let DriverConfig::Bridge(config) = &network.driver {
         config.with_prefixes(endpoint, &network.name)?;
     }
+    let invalid = |reason| Err(NetError::InvalidEndpoint { network: network.name.clone(), reason });
+    if let Some(name) = &endpoint.interface
+        && let Err(reason) = check_interface_name(name)
+    {
+        return invalid(reason);
+    }
+    for name in endpoint.sysctls.keys() {
+        let mut words = name.split('.');
+        if words.next() != Some("net") || !words.any(|word| word == ANY_INTERFACE) {
+            return invalid(format!(
+                "sysctl {name} is none of an interface: net.….{ANY_INTERFACE}.… expected"
+            ));
+        }
+    }
     Ok(Arc::clone(network))
+}
+
+/// The names of the interfaces of a sandbox that is made: what was asked for,
+/// else the next number after the network's prefix.
+pub(super) fn interfaces(spec: &SandboxSpec, networks: &[Arc<NetworkSpec>]) -> Vec<String> {
+    let mut taken: HashSet<String> =
+        spec.endpoints.iter().filter_map(|e| e.interface.clone()).collect();
+    let mut next = |prefix: &str| {
+        let name = (0..).map(|i: u32| format!("{prefix}{i}")).find(|name| !taken.contains(name));
+        let name = name.unwrap_or_default();
+        taken.insert(name.clone());
+        name
+    };
+    let endpoints = spec.endpoints.iter().zip(networks);
+    endpoints
+        .map(|(e, n)| e.interface.clone().unwrap_or_else(|| next(n.interface_prefix())))
+        .collect()
+}
+
+/// The kernel parameters of an endpoint's interface, by their full names.
+pub(super) fn interface_sysctls(
+    endpoint: &EndpointSpec,
+    attachment: &Attachment,
+) -> impl Iterator<Item = (String, String)> {
+    // In the name of a parameter, a slash stands for an interface's dot.
+    let interface = attachment.interface.as_ref().map(|name| name.replace('.', "/"));
+    interface.into_iter().flat_map(|interface| {
+        let full = move |(name, value): (&String, &String)| {
+            (name.replace(ANY_INTERFACE, &interface), value.clone())
+        };
+        endpoint.sysctls.iter().map(full)
+    })
+}
+
+/// The priority of an endpoint for default routes.
+pub(super) fn priority(spec: &SandboxSpec, endpoint: &EndpointId) -> i64 {
+    let found = spec.endpoints.iter().find(|e| e.endpoint == *endpoint);
+    found.map_or(0, |e| e.gateway_priority)
 }
 
 /// Whether a network leads out of the host.
@@ -126,6 +196,12 @@ pub(super) fn leads_out(network: &NetworkSpec) -> bool {
         DriverConfig::Cni(_) => true,
         DriverConfig::Host | DriverConfig::None => false,
     }
+}
+
+/// Whether the host has a way to containers on a network: the kernel keeps the
+/// host from what shares one of its interfaces.
+fn host_reaches(network: &NetworkSpec) -> bool {
+    !matches!(network.driver, DriverConfig::Macvlan(_) | DriverConfig::Ipvlan(_))
 }
 
 /// Whether a sandbox on these networks has the host's namespace.
@@ -142,28 +218,48 @@ pub(super) fn difference(before: &[Forward], after: &[Forward]) -> (Vec<Forward>
     (only(before, after), only(after, before))
 }
 
-/// The ways of a sandbox's published ports: to the first attachment that
-/// leads out and has an address of the family. Without one they lead nowhere.
+/// The ways of a sandbox's published ports: to the attachment that has the
+/// default route of the family among those that the host reaches. Without one
+/// they lead nowhere.
 pub(super) fn forwards(
     spec: &SandboxSpec,
     attachments: &[(Arc<NetworkSpec>, Attachment)],
 ) -> Vec<Forward> {
-    let target = |like: IpAddr| {
-        attachments
-            .iter()
-            .filter(|(network, _)| leads_out(network))
-            .flat_map(|(_, attachment)| &attachment.addresses)
-            .map(ipnet::IpNet::addr)
-            .find(|address| address.is_ipv4() == like.is_ipv4())
-    };
-    let forward = |port: &PublishedPort| {
-        Some(Forward {
-            protocol: port.protocol,
-            host_ip: port.host_ip,
-            host_port: port.host_port,
-            target: SocketAddr::new(target(port.host_ip)?, port.container_port),
-            owner: spec.container.short().to_owned(),
+    let mut ways: Vec<(i64, &NetworkSpec, &Attachment)> = attachments
+        .iter()
+        .filter(|(network, _)| leads_out(network) && host_reaches(network))
+        .map(|(network, a)| (priority(spec, &a.endpoint), &**network, a))
+        .collect();
+    ways.sort_by_key(|(priority, ..)| std::cmp::Reverse(*priority));
+    let way = |v4: bool| {
+        ways.iter().find_map(|(_, network, attachment)| {
+            let address = attachment.addresses.iter().find(|a| a.addr().is_ipv4() == v4)?;
+            Some((address.addr(), is_routed(network, v4)))
         })
     };
+    let (v4, v6) = (way(true), way(false));
+    let owner: Arc<str> = Arc::from(spec.container.short());
+    let forward = |port: &PublishedPort| {
+        let (address, routed) = if port.host_ip.is_ipv4() { v4? } else { v6? };
+        let target = SocketAddr::new(address, port.container_port);
+        let (mut host_ip, mut host_port) = (port.host_ip, port.host_port);
+        if routed {
+            host_ip = unspecified(address.is_ipv4());
+            host_port = 0;
+        }
+        let owner = Arc::clone(&owner);
+        Some(Forward { protocol: port.protocol, host_ip, host_port, target, routed, owner })
+    };
     spec.ports.iter().filter_map(forward).collect()
+}
+
+/// Whether containers on a network are reached by their own addresses only.
+fn is_routed(network: &NetworkSpec, v4: bool) -> bool {
+    let DriverConfig::Bridge(config) = &network.driver else { return false };
+    let mode = if v4 { config.gateway_mode_ipv4 } else { config.gateway_mode_ipv6 };
+    mode == GatewayMode::Routed
+}
+
+fn unspecified(v4: bool) -> IpAddr {
+    if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }

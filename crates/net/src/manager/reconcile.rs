@@ -110,6 +110,13 @@ impl Inner {
         };
         let attached =
             self.restore_endpoints(&spec.sandbox, networks, &namespace, observed, repairs).await;
+        match self.route_sandbox(&namespace, &spec, &attached, None).await {
+            Ok(true) => {
+                repairs.restored.push(format!("routes of sandbox {}", spec.sandbox.short()))
+            }
+            Ok(false) => {}
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
         let forwards = plan::forwards(&spec, &attached);
         let attachments = attached.into_iter().map(|(_, attachment)| attachment).collect();
         let sandbox = Sandbox { netns: Some(path), attachments };
@@ -125,9 +132,8 @@ impl Inner {
         repairs: &mut Repairs,
     ) -> Vec<(Arc<NetworkSpec>, Attachment)> {
         let mut attached = Vec::with_capacity(networks.len());
-        let mut default_route = true;
         for (endpoint, network) in networks {
-            let id = endpoint.endpoint.clone();
+            let (id, interface) = (endpoint.endpoint.clone(), endpoint.interface.clone());
             let found = observed
                 .iter()
                 .flat_map(|o| &o.endpoints)
@@ -138,10 +144,8 @@ impl Inner {
                 endpoint,
                 network: Arc::clone(&network),
                 namespace: Arc::clone(namespace),
-                interface: None,
-                default_route: default_route && plan::leads_out(&network),
+                interface,
             };
-            default_route &= !plan::leads_out(&network);
             match self.driver(&network).restore(request, found).await {
                 Ok((attachment, missing)) => {
                     if missing {

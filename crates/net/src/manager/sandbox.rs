@@ -1,20 +1,16 @@
 //! Setting one sandbox up and taking it away.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sampan_sys::netlink::{Route, RouteEntry, add_route};
 use sampan_sys::sysctl;
 use sampan_types::{EndpointId, SandboxId};
 
+use super::routes::Attached;
 use super::{Inner, Joined, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::driver::{AttachRequest, DetachRequest, Namespace};
 use crate::error::NetError;
 use crate::ports::PublishedPort;
-
-/// An attachment with its network.
-type Attached = (Arc<NetworkSpec>, Attachment);
 
 impl Inner {
     pub(super) async fn join(&self, spec: SandboxSpec) -> Result<Sandbox, NetError> {
@@ -71,21 +67,24 @@ impl Inner {
             self.reaper.flush().await;
         }
         let path = self.namespaces.name(&namespace, &spec.sandbox)?;
-        let mut default_route = true;
-        for (number, (endpoint, network)) in spec.endpoints.iter().zip(networks).enumerate() {
+        let names = plan::interfaces(spec, networks);
+        for ((endpoint, network), interface) in spec.endpoints.iter().zip(networks).zip(names) {
             let request = AttachRequest {
                 sandbox: spec.sandbox.clone(),
                 endpoint: endpoint.clone(),
                 network: Arc::clone(network),
                 namespace: Arc::clone(&namespace),
-                interface: Some(format!("eth{number}")),
-                default_route: default_route && plan::leads_out(network),
+                interface: Some(interface),
             };
-            default_route &= !plan::leads_out(network);
-            let attachment = self.driver(network).attach(request).await?;
+            let attachment = self.attach(network, request).await?;
             attached.push((Arc::clone(network), attachment));
         }
-        set_sysctls(&namespace, &spec.sysctls).await?;
+        self.route_sandbox(&namespace, spec, attached, None).await?;
+        let mut sysctls: Vec<_> = spec.sysctls.clone().into_iter().collect();
+        for (endpoint, (_, attachment)) in spec.endpoints.iter().zip(&*attached) {
+            sysctls.extend(plan::interface_sysctls(endpoint, attachment));
+        }
+        set_sysctls(&namespace, sysctls).await?;
         Ok(Some(path))
     }
 
@@ -99,6 +98,15 @@ impl Inner {
             }
         }
         self.reaper.namespace(self.namespaces.path(sandbox));
+    }
+
+    async fn attach(
+        &self,
+        network: &NetworkSpec,
+        request: AttachRequest,
+    ) -> Result<Attachment, NetError> {
+        self.reaper.forgotten(&request.endpoint.addresses).await;
+        self.driver(network).attach(request).await
     }
 
     async fn detach(
@@ -118,7 +126,9 @@ impl Inner {
             netns: self.namespaces.path(&spec.sandbox),
             wait,
         };
-        self.driver(network).detach(request).await
+        let detached = self.driver(network).detach(request).await;
+        self.reaper.addresses(attachment.addresses.iter().map(ipnet::IpNet::addr));
+        detached
     }
 
     /// Tells the name service of a sandbox that has a namespace of its own.
@@ -179,29 +189,65 @@ impl Inner {
                 what: "a connection to a network beside the host's".to_owned(),
             });
         };
+        let namespace = Arc::new(Namespace::open(path)?);
+        let interface = match &endpoint.interface {
+            Some(name) => name.clone(),
+            None => self.free_interface(&namespace, network.interface_prefix()).await?,
+        };
         let request = AttachRequest {
             sandbox: sandbox.clone(),
             endpoint: endpoint.clone(),
             network: Arc::clone(&network),
-            namespace: Arc::new(Namespace::open(path)?),
-            interface: None,
-            default_route: plan::leads_out(&network)
-                && !attached.iter().any(|(n, _)| plan::leads_out(n)),
+            namespace: Arc::clone(&namespace),
+            interface: Some(interface),
         };
-        let attachment = self.driver(&network).attach(request).await?;
-        let mut after = joined;
-        after.spec.endpoints.push(endpoint);
+        let attachment = self.attach(&network, request).await?;
+        let (before, mut after, mut all) = (joined.spec.clone(), joined, attached.clone());
+        after.spec.endpoints.push(endpoint.clone());
         after.sandbox.attachments.push(attachment.clone());
-        let mut attached = attached;
-        attached.push((Arc::clone(&network), attachment.clone()));
+        all.push((Arc::clone(&network), attachment.clone()));
         let spec = after.spec.clone();
-        if let Err(e) = self.repoint(after, &attached).await {
+        let completed = self.complete(&namespace, &endpoint, after, &all).await;
+        if let Err(e) = completed {
+            if let Err(also) =
+                self.route_sandbox(&namespace, &before, &attached, Some(&attachment)).await
+            {
+                tracing::warn!(%sandbox, error = %also, "failed to set the routes back");
+            }
             if let Err(also) = self.detach(&spec, &network, &attachment, true).await {
                 tracing::warn!(%sandbox, error = %also, "failed to take an endpoint back");
             }
             return Err(e);
         }
         Ok(attachment)
+    }
+
+    /// What is left to do for an endpoint that was attached to a sandbox in
+    /// use, which is `after` with it.
+    async fn complete(
+        &self,
+        namespace: &Arc<Namespace>,
+        endpoint: &EndpointSpec,
+        after: Joined,
+        all: &[Attached],
+    ) -> Result<(), NetError> {
+        if let Some((_, attachment)) = all.last() {
+            let sysctls = plan::interface_sysctls(endpoint, attachment).collect();
+            set_sysctls(namespace, sysctls).await?;
+        }
+        self.route_sandbox(namespace, &after.spec, all, None).await?;
+        self.repoint(after, all).await
+    }
+
+    /// The first name of `prefix` and a number that no interface has.
+    async fn free_interface(
+        &self,
+        namespace: &Arc<Namespace>,
+        prefix: &str,
+    ) -> Result<String, NetError> {
+        let (namespace, prefix) = (Arc::clone(namespace), prefix.to_owned());
+        let found = self.worker.run(move |_| namespace.free_interface(&prefix)).await?;
+        found.map_err(NetError::kernel("list the interfaces of a sandbox"))
     }
 
     pub(super) async fn disconnect(
@@ -217,17 +263,18 @@ impl Inner {
         let attachment = attachments.remove(at);
         let before = joined.spec.clone();
         joined.spec.endpoints.retain(|e| e.endpoint != *endpoint);
-        let netns = joined.sandbox.netns.clone();
         let (network, attached) = {
             let state = self.state();
             (state.networks.get(&attachment.network).cloned(), attached(&state, &joined))
         };
-        self.repoint(joined, &attached).await?;
-        if let Some(network) = &network {
-            self.detach(&before, network, &attachment, true).await?;
+        if let Some(path) = &joined.sandbox.netns {
+            // The default route is another's before the link is gone.
+            let namespace = Arc::new(Namespace::open(path)?);
+            self.route_sandbox(&namespace, &joined.spec, &attached, Some(&attachment)).await?;
         }
-        match netns {
-            Some(path) => reroute(&Namespace::open(&path)?, &attached),
+        self.repoint(joined, &attached).await?;
+        match &network {
+            Some(network) => self.detach(&before, network, &attachment, true).await,
             None => Ok(()),
         }
     }
@@ -269,41 +316,15 @@ fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
         .collect()
 }
 
-/// After the endpoint with the default route left, the first of the others
-/// that leads out takes it over.
-fn reroute(namespace: &Namespace, attached: &[Attached]) -> Result<(), NetError> {
-    let first = attached.iter().find(|(network, _)| plan::leads_out(network));
-    let Some((network, attachment)) = first else { return Ok(()) };
-    let failed = || NetError::kernel(format!("set the default route by network {}", network.name));
-    let mut route = namespace.route();
-    let Some(name) = &attachment.interface else { return Ok(()) };
-    let Some(link) = route.link(name).map_err(failed())? else { return Ok(()) };
-    for gateway in &attachment.gateways {
-        let has = has_default(&mut route, *gateway).map_err(failed())?;
-        let entry = RouteEntry { destination: None, gateway: Some(*gateway), link: link.index };
-        if let Some(request) = add_route(&entry).filter(|_| !has) {
-            route.run(vec![request.present_ok()]).map_err(failed())?;
-        }
-    }
-    Ok(())
-}
-
-fn has_default(
-    route: &mut Route,
-    like: std::net::IpAddr,
-) -> Result<bool, sampan_sys::netlink::NetlinkError> {
-    Ok(route.routes(like)?.iter().any(|r| r.destination.is_none()))
-}
-
 /// Kernel parameters are of the namespace of the thread that writes them.
 async fn set_sysctls(
     namespace: &Arc<Namespace>,
-    sysctls: &BTreeMap<String, String>,
+    sysctls: Vec<(String, String)>,
 ) -> Result<(), NetError> {
     if sysctls.is_empty() {
         return Ok(());
     }
-    let (namespace, sysctls) = (Arc::clone(namespace), sysctls.clone());
+    let namespace = Arc::clone(namespace);
     let written = tokio::task::spawn_blocking(move || {
         namespace.netns().run(|| {
             sysctls.iter().try_for_each(|(name, value)| sysctl::write(name, value).map(|_| ()))

@@ -104,6 +104,7 @@ async fn open(dir: &std::path::Path, list: &[&NetworkSpec]) -> Networks {
     config.ip_forward = false;
     config.networks = list.iter().map(|n| (*n).clone()).collect();
     let reaper = Reaper::start(dead_group("sampan-test")).unwrap();
+    let worker = Worker::start().unwrap();
     let drivers = Drivers {
         bridge: Box::new(NoDriver),
         linkless: Box::new(NoDriver),
@@ -113,7 +114,7 @@ async fn open(dir: &std::path::Path, list: &[&NetworkSpec]) -> Networks {
         cni: Box::new(NoDriver),
     };
     let (firewall, names) = (Box::new(NoFirewall), Box::new(NoNames));
-    Networks::open_with(config, reaper, drivers, firewall, names).await.unwrap()
+    Networks::open_with(config, (worker, reaper), drivers, firewall, names).await.unwrap()
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Addresses, routes and neighbours (`linux/if_addr.h`, `linux/rtnetlink.h`,
 //! `linux/neighbour.h`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -12,6 +12,11 @@ const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 /// `IFA_F_NODAD`: the address is usable at once, unasked whether it is unique.
 const IFA_F_NODAD: u8 = 0x02;
+/// `IFA_PROTO`: who gave the address; kernels before 5.18 ignore it.
+const IFA_PROTO: u16 = 11;
+/// By which addresses of [`add_address`] are known again (as the protocol of
+/// a route; not one of `linux/if_addr.h`).
+const PROTOCOL: u8 = 0x73;
 
 /// An address of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +25,35 @@ pub struct AddressEntry {
     pub link: u32,
     /// The address with its prefix length.
     pub address: IpNet,
+    /// Whether it was given by [`add_address`], of whichever process; never
+    /// known before Linux 5.18.
+    pub ours: bool,
 }
 
 /// A unicast route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteEntry {
-    /// Where it leads to; none for everywhere else.
+    /// Where it leads to; none for everywhere else, by a next hop. Without
+    /// one that is 0.0.0.0/0 or ::/0.
     pub destination: Option<IpNet>,
     /// The next hop.
     pub gateway: Option<IpAddr>,
     /// The link's number.
     pub link: u32,
+}
+
+impl RouteEntry {
+    /// Whether it leads everywhere else.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.destination.is_none_or(|d| d.prefix_len() == 0)
+    }
+
+    /// Whether it is one of IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.destination.map(|d| d.addr()).or(self.gateway).is_some_and(|a| a.is_ipv6())
+    }
 }
 
 /// Which hardware address has an IP address on a link.
@@ -75,10 +98,11 @@ fn address_message(kind: u16, flags: i32, link: u32, address: IpNet) -> Message 
     m
 }
 
-/// Gives a link an address.
+/// Gives a link an address, an IPv6 one without asking whether it is unique.
 #[must_use]
 pub fn add_address(link: u32, address: IpNet) -> Request {
     let mut m = address_message(libc::RTM_NEWADDR, CREATE, link, address);
+    m.u8(IFA_PROTO, PROTOCOL);
     if let IpNet::V4(net) = address
         && net.prefix_len() < 31
     {
@@ -135,6 +159,14 @@ pub fn add_route(route: &RouteEntry) -> Option<Request> {
     Some(Request::new(m, format!("add {}", route_text(route))))
 }
 
+/// Adds a route to the main table, in place of one that leads to the same
+/// destination. No packet in between finds none.
+#[must_use]
+pub fn replace_route(route: &RouteEntry) -> Option<Request> {
+    let m = route_message(libc::RTM_NEWROUTE, REPLACE, route)?;
+    Some(Request::new(m, format!("set {}", route_text(route))))
+}
+
 /// Removes a route from the main table.
 #[must_use]
 pub fn delete_route(route: &RouteEntry) -> Option<Request> {
@@ -175,6 +207,15 @@ pub(super) fn addresses_request() -> Message {
     Message::new(libc::RTM_GETADDR, 0, &[0; 8])
 }
 
+/// As [`addresses_request`], of one link and the family of `like`, for a
+/// socket that checks strictly.
+pub(super) fn addresses_of_request(link: u32, like: IpAddr) -> Message {
+    let mut header = [0; 8];
+    header[0] = family(like);
+    header[4..].copy_from_slice(&link.to_ne_bytes());
+    Message::new(libc::RTM_GETADDR, 0, &header)
+}
+
 pub(super) fn routes_request(like: IpAddr) -> Message {
     let mut header = [0; 12];
     header[0] = family(like);
@@ -183,16 +224,17 @@ pub(super) fn routes_request(like: IpAddr) -> Message {
 
 pub(super) fn parse_address(body: &[u8]) -> Option<AddressEntry> {
     let header = body.get(..8)?;
-    let (mut local, mut address) = (None, None);
+    let (mut local, mut address, mut ours) = (None, None, false);
     for (kind, value) in attributes(&body[8..]) {
         match kind {
             libc::IFA_LOCAL => local = parse_ip(value),
             libc::IFA_ADDRESS => address = parse_ip(value),
+            IFA_PROTO => ours = value == [PROTOCOL],
             _ => {}
         }
     }
     let address = IpNet::new(local.or(address)?, header[1]).ok()?;
-    Some(AddressEntry { link: u32_ne(&header[4..8]), address })
+    Some(AddressEntry { link: u32_ne(&header[4..8]), address, ours })
 }
 
 pub(super) fn parse_route(body: &[u8]) -> Option<RouteEntry> {
@@ -210,6 +252,11 @@ pub(super) fn parse_route(body: &[u8]) -> Option<RouteEntry> {
             libc::RTA_OIF => route.link = u32_ne(value),
             _ => {}
         }
+    }
+    if route.destination.is_none() && route.gateway.is_none() {
+        let v6 = i32::from(header[0]) == libc::AF_INET6;
+        let all = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        route.destination = IpNet::new(all, 0).ok();
     }
     Some(route)
 }

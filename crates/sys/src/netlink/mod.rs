@@ -13,6 +13,7 @@
 
 mod address;
 mod attr;
+mod classifier;
 mod destinations;
 mod events;
 mod link;
@@ -31,6 +32,7 @@ pub use address::{
     delete_route, replace_neighbour, replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
+pub use classifier::{Classifier, add_clsact, delete_classifier, set_classifier};
 pub use destinations::Destination;
 pub use events::{RouteChange, RouteEvent, RouteEvents};
 pub use link::{

@@ -1,7 +1,7 @@
 //! The rtnetlink socket: batches of requests, lists of objects.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::attr::{HEADER, Message};
 use super::link::{self, Link};
@@ -180,6 +180,32 @@ impl Route {
         dump(&mut self.socket, &address::addresses_request(), "list addresses", |body| {
             address::parse_address(body)
         })
+    }
+
+    /// The addresses of one link, which is not looked for among all of them.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn addresses_of(&mut self, link: u32) -> Result<Vec<AddressEntry>, NetlinkError> {
+        // Only a socket that checks strictly has its lists filtered by link.
+        self.socket.check_strictly(true)?;
+        let mut list = Vec::new();
+        for like in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+            let request = address::addresses_of_request(link, like);
+            match dump(&mut self.socket, &request, "list addresses", address::parse_address) {
+                Ok(some) => list.extend(some),
+                // The link is gone, or there is no IPv6.
+                Err(e) if e.is_absent() || e.errno() == Some(libc::EOPNOTSUPP) => {}
+                Err(e) => {
+                    self.socket.check_strictly(false)?;
+                    return Err(e);
+                }
+            }
+        }
+        self.socket.check_strictly(false)?;
+        // A kernel without the filter lists all of them.
+        list.retain(|a| a.link == link);
+        Ok(list)
     }
 
     /// All unicast routes of the main table of the family of `like`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sampan_sys::netlink::{
     Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request, Route,
-    RouteEntry, add_address, add_route, add_veth, replace_neighbour, set_link, set_port,
+    add_address, add_veth, replace_neighbour, set_link, set_port,
 };
 use sampan_sys::sysctl;
 
@@ -160,18 +160,12 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Addresses, switch and default routes of the end inside.
+    /// Addresses and switch of the end inside.
     fn inside(&self, link: u32) -> Vec<Request> {
         let mut requests: Vec<Request> =
             self.addresses.iter().map(|a| add_address(link, *a).present_ok()).collect();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         requests.push(set_link(LinkRef::Index(link), &up));
-        if self.request.default_route {
-            requests.extend(self.gateways.iter().filter_map(|gateway| {
-                let route = RouteEntry { destination: None, gateway: Some(*gateway), link };
-                add_route(&route).map(Request::present_ok)
-            }));
-        }
         requests
     }
 
@@ -203,7 +197,10 @@ fn attach(
     let bridge = bridge_index(&mut kernel.route, &plan)?;
     let interface = match &request.interface {
         Some(name) => name.clone(),
-        None => free_interface(&mut request.namespace.route()).map_err(plan.failed())?,
+        None => {
+            let prefix = request.network.interface_prefix();
+            request.namespace.free_interface(prefix).map_err(plan.failed())?
+        }
     };
     let (link, replaced) = make_pair(&mut kernel.route, marking, &plan, &interface)?;
     let joined = join(kernel, &plan, &link, &interface, bridge);
@@ -325,13 +322,6 @@ fn activate(
 /// routed: back to where it came from, which a port in hairpin mode allows.
 fn bridge_filtered() -> bool {
     sysctl::read("net.bridge.bridge-nf-call-iptables").is_ok_and(|value| value != "0")
-}
-
-/// The first of `eth0`, `eth1` … that is free.
-fn free_interface(route: &mut Route) -> Result<String, NetlinkError> {
-    let links = route.links()?;
-    let taken = |name: &String| links.iter().any(|l| l.name == *name);
-    Ok((0..).map(|i: u32| format!("eth{i}")).find(|name| !taken(name)).unwrap_or_default())
 }
 
 /// Restores what is missing of an endpoint whose link was found. None when
