@@ -43,6 +43,8 @@ pub const POINTS: &[&str] = &[
     "rename:after-record",
     "update:after-cgroup",
     "update:after-record",
+    "publish:after-record",
+    "publish:after-kernel",
     "remove:before-record",
     "remove:after-record",
     "remove:after-runtime",

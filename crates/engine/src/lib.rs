@@ -53,6 +53,7 @@ pub use attach::{AttachInput, AttachOptions, Attachment, Written};
 pub use check::search_path;
 pub use config::{BridgeConfig, EngineConfig, LogDefaults};
 pub use container::Container;
+pub use container::publish::PublishChange;
 pub use container::remove::RemoveOptions;
 pub use container::stop::StopOptions;
 pub use container::wait::{WaitCondition, WaitHandle, WaitResult};

@@ -39,6 +39,8 @@ docker pause wa
 docker unpause wa
 docker rename wa wb
 docker update --memory 64m --memory-swap 64m --restart on-failure:3 wb
+SAMPAN update --publish-add 8088:80 wb
+SAMPAN update --publish-rm 8088:80 wb
 docker kill -s KILL wb
 docker start wb
 docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
@@ -198,7 +200,7 @@ fn die_at(h: &mut Host, parent: &str, clean: &World, point: &str, again: Option<
     } else {
         h.stop_daemon("TERM");
         h.start_daemon_with(SAMPAN, ARGS, &fault);
-        let outcome = h.run(SCENARIO);
+        let outcome = h.run(&SCENARIO.replace("SAMPAN", SAMPAN));
         seen += &format!("{}\n{}", outcome.text(), outcome.errors());
     }
     dies(h, point, &seen);

@@ -17,6 +17,7 @@ mod lifecycle;
 mod logs;
 mod networks;
 mod plugins;
+mod publish;
 mod stream;
 mod system;
 mod volumes;
@@ -56,6 +57,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(lifecycle::routes())
         .merge(logs::routes())
         .merge(networks::routes())
+        .merge(publish::routes())
         .merge(system::routes())
         .merge(volumes::routes())
         .with_state(Api { engine, stop })

@@ -11,6 +11,7 @@ mod mounts;
 mod ports;
 
 pub use body::{body, environment_of, limits, pairs, restart_policy};
+pub use ports::Ports;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::client::{Client, plain};
-use crate::create::{LimitFlags, limits, restart_policy};
+use crate::create::{LimitFlags, Ports, limits, restart_policy};
 use crate::failure::Failures;
 use crate::out;
 use crate::query::{Query, name};
@@ -236,6 +236,12 @@ pub struct Update {
     restart: Option<String>,
     #[command(flatten)]
     limits: LimitFlags,
+    /// Publish a port, also while the container runs
+    #[arg(long, value_name = "[[ADDRESS:]HOST:]CONTAINER[/PROTO]")]
+    publish_add: Vec<String>,
+    /// Take a published port back: CONTAINER for all places, HOST:CONTAINER for one
+    #[arg(long, value_name = "[[ADDRESS:]HOST:]CONTAINER[/PROTO]")]
+    publish_rm: Vec<String>,
     /// The containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -249,19 +255,35 @@ impl Update {
         if let Some(policy) = &self.restart {
             body["RestartPolicy"] = restart_policy(policy)?;
         }
-        if body == json!({}) {
+        let (add, remove) = (Ports::parse(&self.publish_add)?, Ports::parse(&self.publish_rm)?);
+        let ports = json!({"Add": add.bindings, "Remove": remove.bindings});
+        let publishes = !add.bindings.is_empty() || !remove.bindings.is_empty();
+        if body == json!({}) && !publishes {
             anyhow::bail!("you must provide one or more flags when using this command");
         }
         let client = app.client().await?;
         let mut failures = Failures::default();
         for container in &self.containers {
-            match update(&client, container, &body).await {
+            let mut done = Ok(());
+            if body != json!({}) {
+                done = update(&client, container, &body).await;
+            }
+            if publishes && done.is_ok() {
+                done = publish(&client, container, &ports).await;
+            }
+            match done {
                 Ok(()) => out::line(container)?,
                 Err(e) => failures.add(&e),
             }
         }
         failures.end()
     }
+}
+
+async fn publish(client: &Client, container: &str, ports: &Value) -> Result<()> {
+    let path = format!("/sampan/containers/{}/ports", name(container));
+    client.post(&path, &Query::new(), Some(ports)).await?;
+    Ok(())
 }
 
 async fn update(client: &Client, container: &str, body: &Value) -> Result<()> {

@@ -89,7 +89,7 @@ impl Engine {
         };
         check_modes(self, &mut host)?;
         let networking = self.plan_networking(&body, &mut host)?;
-        ports::requests(&config, &host, self.inner.config.publish_address)?;
+        ports::bindings(&config, &host)?;
         self.fill_in(&id, &mut config, &mut host, &networking.mode)?;
         self.oci_runtime(host.runtime.as_deref().unwrap_or_default())?;
         let mut warnings = spec::validate(&host, &config, &self.inner.facts)?;

@@ -1,11 +1,10 @@
-//! Reading `ExposedPorts` and `PortBindings` into requests for ports of the
-//! host. Pure.
+//! Reading `ExposedPorts` and `PortBindings`. Pure.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use sampan_net::{PortRequest, Protocol};
+use sampan_net::Protocol;
 use sampan_types::docker::{ContainerConfig, HostConfig};
 
 use super::validate::Refusal;
@@ -15,9 +14,6 @@ fn container_port(text: &str) -> Result<(RangeInclusive<u16>, Protocol), Refusal
     let wrong = || Refusal(format!("invalid port specification: \"{text}\""));
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol: Protocol = protocol.parse().map_err(|_| wrong())?;
-    if protocol == Protocol::Sctp {
-        return Err(Refusal(format!("port {text}: sctp is not supported, use tcp or udp")));
-    }
     let range = range(ports).ok_or_else(wrong)?;
     if *range.start() == 0 {
         return Err(wrong());
@@ -31,17 +27,30 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
-/// What a container wants published, sorted by its ports. `default_ip` is for
-/// those that name no address.
+/// A port that a container wants published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address, when one is named.
+    pub host_ip: Option<IpAddr>,
+    /// The host's port: one of these; any when absent.
+    pub host_range: Option<RangeInclusive<u16>>,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+/// A container's port as it is written: `80` is `80/tcp`.
+pub fn canonical(port: &str) -> String {
+    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+    format!("{number}/{}", protocol.to_ascii_lowercase())
+}
+
+/// What a container wants published, sorted by its ports.
 ///
 /// # Errors
 /// A port, protocol or address that is none.
-pub fn requests(
-    config: &ContainerConfig,
-    host: &HostConfig,
-    default_ip: Option<IpAddr>,
-) -> Result<Vec<PortRequest>, Refusal> {
-    let any = default_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+pub fn bindings(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Binding>, Refusal> {
     let mut out = Vec::new();
     let mut bound = BTreeSet::new();
     for (port, bindings) in host.port_bindings.iter().flatten() {
@@ -53,10 +62,10 @@ pub fn requests(
         for binding in bindings.iter().flatten() {
             let ip = binding.host_ip.as_deref().unwrap_or_default();
             let host_ip = match ip {
-                "" => any,
-                ip => ip.parse().map_err(|_| {
+                "" => None,
+                ip => Some(ip.parse().map_err(|_| {
                     Refusal(format!("invalid IP address for port {port}: \"{ip}\""))
-                })?,
+                })?),
             };
             let wanted = binding.host_port.as_deref().unwrap_or_default();
             let host_range =
@@ -67,7 +76,7 @@ pub fn requests(
                     })?),
                 };
             bound.insert((protocol, container_port));
-            out.push(PortRequest { protocol, host_ip, host_range, container_port });
+            out.push(Binding { protocol, host_ip, host_range, container_port });
         }
     }
     for exposed in config.exposed_ports.iter().flatten() {
@@ -77,7 +86,7 @@ pub fn requests(
         }
         for container_port in ports {
             if bound.insert((protocol, container_port)) {
-                out.push(PortRequest { protocol, host_ip: any, host_range: None, container_port });
+                out.push(Binding { protocol, host_ip: None, host_range: None, container_port });
             }
         }
     }
@@ -121,24 +130,23 @@ mod tests {
             ("80/tcp", "127.0.0.1", "8000-8010"),
             ("53/udp", "", ""),
         ]);
-        let r = requests(&config, &h, None).unwrap();
+        let r = bindings(&config, &h).unwrap();
         let seen: Vec<_> = r
             .iter()
-            .map(|r| (r.container_port, r.host_ip.to_string(), r.host_range.clone()))
+            .map(|r| (r.container_port, r.host_ip.map(|ip| ip.to_string()), r.host_range.clone()))
             .collect();
         assert_eq!(
             seen,
             [
-                (80, "127.0.0.1".to_owned(), Some(8000..=8010)),
-                (80, "0.0.0.0".to_owned(), Some(8080..=8080)),
-                (53, "0.0.0.0".to_owned(), None),
+                (80, Some("127.0.0.1".to_owned()), Some(8000..=8010)),
+                (80, None, Some(8080..=8080)),
+                (53, None, None),
             ]
         );
         h.publish_all_ports = Some(true);
-        let r = requests(&config, &h, Some("10.0.0.1".parse().unwrap())).unwrap();
+        let r = bindings(&config, &h).unwrap();
         assert_eq!(r.len(), 5);
         assert!(r.iter().any(|r| r.container_port == 9001 && r.protocol == Protocol::Udp));
-        assert!(r.iter().filter(|r| r.host_ip.to_string() == "10.0.0.1").count() == 4);
     }
 
     #[test]
@@ -146,14 +154,13 @@ mod tests {
         for (port, ip, host_port) in [
             ("0/tcp", "", "80"),
             ("80/icmp", "", "80"),
-            ("80/sctp", "", "80"),
             ("80-90/tcp", "", "80"),
             ("x", "", "80"),
             ("80/tcp", "1.2.3", "80"),
             ("80/tcp", "", "90-80"),
             ("80/tcp", "", "70000"),
         ] {
-            let r = requests(&ContainerConfig::default(), &host(&[(port, ip, host_port)]), None);
+            let r = bindings(&ContainerConfig::default(), &host(&[(port, ip, host_port)]));
             assert!(r.is_err(), "{port} {ip} {host_port}");
         }
     }

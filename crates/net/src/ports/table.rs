@@ -182,6 +182,11 @@ impl PortTable {
         Ok(())
     }
 
+    /// Frees single ports. Success for those that are free.
+    pub fn free(&mut self, ports: &[PublishedPort]) {
+        ports.iter().for_each(|port| self.remove(port));
+    }
+
     /// Frees all ports of `owner`. Success when it has none.
     pub fn release(&mut self, owner: &str) {
         let Self { used, random, names } = self;
