@@ -68,4 +68,4 @@ release_binary() {
     echo "$target/x86_64-unknown-linux-gnu/release/sampan"
 }
 
-build_packages="gcc libc6-dev libseccomp-dev pkg-config"
+build_packages="gcc clang libc6-dev libseccomp-dev pkg-config"

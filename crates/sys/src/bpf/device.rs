@@ -1,4 +1,4 @@
-//! eBPF, as far as a cgroup's device filter needs it.
+//! Device filters of cgroups.
 //!
 //! Be aware:
 //! - A program attached here stays with the cgroup: it goes away when the
