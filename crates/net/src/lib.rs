@@ -21,6 +21,7 @@ mod config;
 pub mod driver;
 mod error;
 pub mod firewall;
+mod flows;
 pub mod ipam;
 mod mac;
 mod manager;

@@ -9,8 +9,11 @@
 //! - The kernel serialises changes of links by one lock anyway: one thread
 //!   loses nothing, and keeps the async workers free.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use sampan_sys::arp::Announcer;
@@ -21,6 +24,7 @@ use sampan_sys::nft::Nft;
 use tokio::sync::oneshot;
 
 use crate::error::NetError;
+use crate::flows::StaleFlows;
 
 /// The sockets of the network thread.
 #[derive(Debug)]
@@ -94,27 +98,22 @@ enum Chore {
     Links,
     /// Remove the name of a namespace.
     Namespace(PathBuf),
-    /// Forget UDP flows to these ports.
-    Flows(Vec<FlowTarget>),
+    /// Forget flows that a change made wrong.
+    Flows(StaleFlows),
     /// Say when everything before this is done.
     Report(oneshot::Sender<()>),
 }
 
-/// Flows to one published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlowTarget {
-    /// The protocol's number.
-    pub protocol: u8,
-    /// The host's address; the unspecified one for all of them.
-    pub host_ip: std::net::IpAddr,
-    /// The host's port.
-    pub host_port: u16,
-}
+/// Addresses out of use, and how many chores about each are not done.
+type Leaving = HashMap<IpAddr, usize>;
 
 /// A handle to the reaper, which ends, its chores done, with the last handle.
 #[derive(Debug, Clone)]
 pub(crate) struct Reaper {
     chores: Sender<Chore>,
+    /// Addresses out of use whose flows are still to be forgotten. Locked for
+    /// a moment at a time, by the thread as well.
+    leaving: Arc<Mutex<Leaving>>,
 }
 
 impl Reaper {
@@ -123,11 +122,13 @@ impl Reaper {
     pub fn start(group: u32) -> Result<Self, NetError> {
         let (chores, queue) = mpsc::channel();
         let route = Route::open().map_err(socket_failure)?;
+        let leaving = Arc::<Mutex<Leaving>>::default();
+        let known = Arc::clone(&leaving);
         thread::Builder::new()
             .name("network-reaper".to_owned())
-            .spawn(move || reap(queue, route, group))
+            .spawn(move || reap(queue, route, group, &known))
             .map_err(socket_failure)?;
-        Ok(Self { chores })
+        Ok(Self { chores, leaving })
     }
 
     /// Removes the dead links.
@@ -140,10 +141,31 @@ impl Reaper {
         self.send(Chore::Namespace(path));
     }
 
-    /// Forgets UDP flows that began before a port got or lost its destination.
-    pub fn flows(&self, targets: Vec<FlowTarget>) {
-        if !targets.is_empty() {
-            self.send(Chore::Flows(targets));
+    /// Forgets flows that a change made wrong.
+    pub fn flows(&self, stale: StaleFlows) {
+        if !stale.is_empty() {
+            let mut leaving = lock(&self.leaving);
+            for address in stale.addresses() {
+                *leaving.entry(*address).or_default() += 1;
+            }
+            drop(leaving);
+            self.send(Chore::Flows(stale));
+        }
+    }
+
+    /// Forgets the flows of addresses that are out of use.
+    pub fn addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut stale = StaleFlows::default();
+        addresses.into_iter().for_each(|address| stale.address(address));
+        self.flows(stale);
+    }
+
+    /// Waits until nothing is known any more of flows that earlier users of
+    /// these addresses had.
+    pub async fn forgotten(&self, addresses: &[IpAddr]) {
+        let waits = addresses.iter().any(|a| lock(&self.leaving).contains_key(a));
+        if waits {
+            self.flush().await;
         }
     }
 
@@ -165,9 +187,10 @@ impl Reaper {
 
 /// The reaper's loop. What has gathered while one round ran is done in one
 /// more round: the kernel removes many links at the price of one.
-fn reap(queue: Receiver<Chore>, mut route: Route, group: u32) {
+fn reap(queue: Receiver<Chore>, mut route: Route, group: u32, leaving: &Mutex<Leaving>) {
     while let Ok(first) = queue.recv() {
-        let (mut links, mut flows, mut reports) = (false, Vec::new(), Vec::new());
+        let (mut links, mut reports) = (false, Vec::new());
+        let (mut stale, mut addresses) = (StaleFlows::default(), Vec::<IpAddr>::new());
         for chore in std::iter::once(first).chain(queue.try_iter()) {
             match chore {
                 Chore::Links => links = true,
@@ -176,17 +199,22 @@ fn reap(queue: Receiver<Chore>, mut route: Route, group: u32) {
                         tracing::warn!(path = %path.display(), error = %e, "failed to remove a network namespace");
                     }
                 }
-                Chore::Flows(more) => flows.extend(more),
+                Chore::Flows(more) => {
+                    addresses.extend(more.addresses());
+                    stale.merge(more);
+                }
                 Chore::Report(done) => reports.push(done),
             }
         }
+        // Somebody may wait for the addresses; nobody does for the links.
+        if !stale.is_empty()
+            && let Err(e) = forget(&mut route, &stale)
+        {
+            tracing::warn!(error = %e, "failed to forget flows of what is gone");
+        }
+        left(leaving, &addresses);
         if links && let Err(e) = route.run(vec![delete_group(group).absent_ok()]) {
             tracing::warn!(error = %e, "failed to remove links that are out of use");
-        }
-        if !flows.is_empty()
-            && let Err(e) = forget(&mut route, &flows)
-        {
-            tracing::warn!(error = %e, "failed to forget flows to published ports");
         }
         for done in reports {
             let _ = done.send(());
@@ -194,15 +222,23 @@ fn reap(queue: Receiver<Chore>, mut route: Route, group: u32) {
     }
 }
 
-fn forget(route: &mut Route, targets: &[FlowTarget]) -> Result<usize, NetlinkError> {
-    let local: Vec<_> = route.addresses()?.into_iter().map(|a| a.address.addr()).collect();
-    let matches = |flow: &Flow| {
-        local.contains(&flow.destination)
-            && targets.iter().any(|t| {
-                t.protocol == flow.protocol
-                    && t.host_port == flow.port
-                    && (t.host_ip.is_unspecified() || t.host_ip == flow.destination)
-            })
-    };
-    Conntrack::open()?.forget(matches)
+fn left(leaving: &Mutex<Leaving>, addresses: &[IpAddr]) {
+    let mut leaving = lock(leaving);
+    for address in addresses {
+        if let Some(rounds) = leaving.get_mut(address) {
+            *rounds -= 1;
+            if *rounds == 0 {
+                leaving.remove(address);
+            }
+        }
+    }
+}
+
+fn lock(leaving: &Mutex<Leaving>) -> MutexGuard<'_, Leaving> {
+    leaving.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn forget(route: &mut Route, stale: &StaleFlows) -> Result<usize, NetlinkError> {
+    let local = route.addresses()?.into_iter().map(|a| a.address.addr()).collect();
+    Conntrack::open()?.forget(|flow: &Flow| stale.contains(flow, &local))
 }

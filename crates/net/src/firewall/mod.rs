@@ -11,6 +11,7 @@ mod nft;
 mod noop;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sampan_types::NetworkId;
@@ -63,8 +64,11 @@ pub struct Forward {
     pub host_port: u16,
     /// The container's address and port.
     pub target: SocketAddr,
+    /// Whether the container is reached by its own address and port only:
+    /// nothing is translated, the host's address and port mean nothing.
+    pub routed: bool,
     /// Whose it is, for the comment.
-    pub owner: String,
+    pub owner: Arc<str>,
 }
 
 /// Everything that a firewall lets through.

@@ -1,91 +1,175 @@
-//! Published ports: two maps that lead to the container's address and port,
-//! one from protocol and port for those of all the host's addresses, one from
-//! protocol, address and port for those of a single one.
+//! Published ports: maps that lead to the container's address and port. For
+//! each family there is one from protocol and port for those of all the
+//! host's addresses, and one from protocol, address and port for those of a
+//! single one. What is reached by the container's own address is in a set.
 //!
 //! Be aware: the single address is looked up first. Only the first packet of
 //! a flow is looked up at all.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use sampan_sys::nft::{
-    Batch, DataType, Element, ElementValue, Expr, MetaKey, PayloadBase, Register, Rule, Ruleset,
-    Set, SetValue,
+    Batch, DataType, Element, ElementValue, Expr, Family, MetaKey, PayloadBase, Register, Rule,
+    Ruleset, Set, SetValue,
 };
 
-use super::rules::{IPV4_DESTINATION, When};
+use super::rules::{FAMILIES, When, destination, family_of, octets};
 use crate::firewall::Forward;
 use crate::ports::Protocol;
 
-/// Ports of all the host's addresses.
-const PORTS: &str = "ports";
-/// Ports of one address.
-const ADDRESS_PORTS: &str = "address_ports";
-/// The map's names.
-pub(super) const MAPS: [&str; 2] = [ADDRESS_PORTS, PORTS];
-/// The chain that looks into it.
+/// The chain that looks into the maps.
 pub(super) const PUBLISHED: &str = "published";
 
-/// Where the value of a lookup is.
-const TARGET: Register = Register(4);
-const TARGET_PORT: Register = Register(5);
-
-/// Adds the maps with `forwards` in them, and the rules that look into them.
-pub(super) fn add_to(ruleset: &mut Ruleset, forwards: &[Forward]) {
-    let value = SetValue::data(&[DataType::Ipv4Addr, DataType::InetService]);
-    let key = [DataType::InetProto, DataType::Ipv4Addr, DataType::InetService];
-    let mut single = Set::new(ADDRESS_PORTS, &key, value);
-    let mut all = Set::new(PORTS, &[DataType::InetProto, DataType::InetService], value);
-    single.elements = elements(ADDRESS_PORTS, forwards);
-    all.elements = elements(PORTS, forwards);
-    ruleset.sets.extend([single, all]);
-    let protocol = || Expr::meta(MetaKey::L4Proto, Register(0));
-    let address = Expr::payload(PayloadBase::Network, IPV4_DESTINATION, 4, Register(1));
-    let port = |register| Expr::payload(PayloadBase::Transport, 2, 2, Register(register));
-    let key = [protocol(), address, port(2)];
-    ruleset.rules.push(lookup(&key, ADDRESS_PORTS, "ports of one address"));
-    ruleset.rules.push(lookup(&[protocol(), port(1)], PORTS, "ports of all addresses"));
+/// What the elements of a map or set have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Ports of one of the host's addresses.
+    OneAddress,
+    /// Ports of all the host's addresses.
+    AllAddresses,
+    /// Ports of a container's own address.
+    Routed,
 }
 
-fn lookup(key: &[Expr], map: &str, comment: &str) -> Rule {
-    let mut when = When::always().ipv4();
-    when.0.extend_from_slice(key);
-    when.0.push(Expr::lookup_data(map, Register(0), TARGET));
-    when.then(PUBLISHED, comment, Expr::destination_nat_v4(TARGET, TARGET_PORT))
+/// In the order of looking them up.
+const KINDS: [Kind; 3] = [Kind::OneAddress, Kind::AllAddresses, Kind::Routed];
+
+impl Kind {
+    fn of(forward: &Forward) -> Self {
+        match forward {
+            Forward { routed: true, .. } => Self::Routed,
+            Forward { host_ip, .. } if host_ip.is_unspecified() => Self::AllAddresses,
+            _ => Self::OneAddress,
+        }
+    }
+
+    fn name(self, family: Family) -> &'static str {
+        match (self, family == Family::Ipv6) {
+            (Self::OneAddress, false) => "address_ports",
+            (Self::OneAddress, true) => "address_ports6",
+            (Self::AllAddresses, false) => "ports",
+            (Self::AllAddresses, true) => "ports6",
+            (Self::Routed, false) => "routed_ports",
+            (Self::Routed, true) => "routed_ports6",
+        }
+    }
+}
+
+/// All maps and sets.
+fn tables() -> impl Iterator<Item = (Kind, Family)> {
+    FAMILIES.into_iter().flat_map(|family| KINDS.into_iter().map(move |kind| (kind, family)))
+}
+
+/// The set of the ports of containers that are reached by their own address.
+pub(super) fn routed_set(family: Family) -> &'static str {
+    Kind::Routed.name(family)
+}
+
+/// Adds the maps with `forwards` in them, and the rules that look into them.
+pub(super) fn add_to<'a>(
+    ruleset: &mut Ruleset,
+    forwards: impl Iterator<Item = &'a Forward> + Clone,
+) {
+    for (kind, family) in tables() {
+        let mut set = empty(kind, family);
+        set.elements = elements(kind, family, forwards.clone());
+        ruleset.sets.push(set);
+        ruleset.rules.extend(lookup(kind, family));
+    }
+}
+
+fn empty(kind: Kind, family: Family) -> Set {
+    let address = if family == Family::Ipv6 { DataType::Ipv6Addr } else { DataType::Ipv4Addr };
+    let key: &[DataType] = match kind {
+        Kind::AllAddresses => &[DataType::InetProto, DataType::InetService],
+        Kind::OneAddress | Kind::Routed => &[DataType::InetProto, address, DataType::InetService],
+    };
+    let value = match kind {
+        Kind::Routed => SetValue::None,
+        _ => SetValue::data(&[address, DataType::InetService]),
+    };
+    Set::new(kind.name(family), key, value)
+}
+
+/// The rule that looks into a map.
+fn lookup(kind: Kind, family: Family) -> Option<Rule> {
+    let words = if family == Family::Ipv6 { 4 } else { 1 };
+    let mut when = When::always().of(family);
+    when.0.push(Expr::meta(MetaKey::L4Proto, Register(0)));
+    let (comment, port) = match kind {
+        Kind::OneAddress => {
+            when.0.push(destination(family, Register(1)));
+            ("ports of one address", Register(1 + words))
+        }
+        Kind::AllAddresses => ("ports of all addresses", Register(1)),
+        Kind::Routed => return None,
+    };
+    // The value is put where none of the key's words is.
+    let (target, target_port) = (Register(8), Register(8 + words));
+    when.0.push(Expr::payload(PayloadBase::Transport, 2, 2, port));
+    when.0.push(Expr::lookup_data(kind.name(family), Register(0), target));
+    Some(when.then(PUBLISHED, comment, Expr::destination_nat(family, target, target_port)))
 }
 
 /// The changes that publish ports.
-pub(super) fn add(batch: &mut Batch, table: &str, forwards: &[Forward]) {
-    for map in MAPS {
-        batch.add_elements(table, map, &elements(map, forwards));
+pub(super) fn add<'a>(
+    batch: &mut Batch,
+    table: &str,
+    forwards: impl Iterator<Item = &'a Forward> + Clone,
+) {
+    for (kind, family) in tables() {
+        let elements = elements(kind, family, forwards.clone());
+        batch.add_elements(table, kind.name(family), &elements);
     }
 }
 
 /// The changes that take published ports back.
-pub(super) fn remove(batch: &mut Batch, table: &str, forwards: &[Forward]) {
-    for map in MAPS {
-        batch.delete_elements(table, map, &elements(map, forwards));
+pub(super) fn remove<'a>(
+    batch: &mut Batch,
+    table: &str,
+    forwards: impl Iterator<Item = &'a Forward> + Clone,
+) {
+    for (kind, family) in tables() {
+        let elements = elements(kind, family, forwards.clone());
+        batch.delete_elements(table, kind.name(family), &elements);
     }
 }
 
-/// The elements of one of the maps. Ports of IPv6 addresses have none: they
-/// come with IPv6 networks.
-fn elements(map: &str, forwards: &[Forward]) -> Vec<Element> {
-    let mine = |f: &&Forward| f.host_ip.is_unspecified() == (map == PORTS);
-    forwards.iter().filter(mine).filter_map(element).collect()
+/// The elements of one of the maps. A port of one family can't lead to an
+/// address of the other: it has none.
+fn elements<'a>(
+    kind: Kind,
+    family: Family,
+    forwards: impl Iterator<Item = &'a Forward>,
+) -> Vec<Element> {
+    forwards
+        .filter(|f| family_of(f.target.ip()) == family && Kind::of(f) == kind)
+        .filter(|f| f.routed || family_of(f.host_ip) == family)
+        .map(|f| element(kind, f))
+        .collect()
 }
 
-fn element(forward: &Forward) -> Option<Element> {
-    let (IpAddr::V4(host), SocketAddr::V4(target)) = (forward.host_ip, forward.target) else {
-        return None;
+fn element(kind: Kind, forward: &Forward) -> Element {
+    let target = octets(forward.target.ip());
+    let mut key = Vec::with_capacity(24);
+    key.extend([forward.protocol.number(), 0, 0, 0]);
+    let (port, value) = match kind {
+        Kind::Routed => {
+            key.extend(target);
+            (forward.target.port(), ElementValue::None)
+        }
+        Kind::OneAddress | Kind::AllAddresses => {
+            if kind == Kind::OneAddress {
+                key.extend(octets(forward.host_ip));
+            }
+            let mut data = target;
+            data.extend(port_word(forward.target.port()));
+            (forward.host_port, ElementValue::Data(data))
+        }
     };
-    let mut key = vec![forward.protocol.number(), 0, 0, 0];
-    if !host.is_unspecified() {
-        key.extend(host.octets());
-    }
-    key.extend(port_word(forward.host_port));
-    let mut data = target.ip().octets().to_vec();
-    data.extend(port_word(target.port()));
-    Some(Element { key, value: ElementValue::Data(data), comment: forward.owner.clone() })
+    key.extend(port_word(port));
+    Element { key, value, comment: forward.owner.to_string() }
 }
 
 fn port_word(port: u16) -> [u8; 4] {
@@ -93,49 +177,106 @@ fn port_word(port: u16) -> [u8; 4] {
     [high, low, 0, 0]
 }
 
-/// The published port that an element of one of the maps stands for.
-pub(super) fn read(map: &str, element: &Element) -> Option<Forward> {
-    let ElementValue::Data(data) = &element.value else { return None };
-    let address = |bytes: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?));
-    let port = |bytes: &[u8]| Some(u16::from_be_bytes(<[u8; 2]>::try_from(bytes.get(..2)?).ok()?));
+/// The published ports in the maps and sets of a table.
+pub(super) fn read(found: &Ruleset) -> Vec<Forward> {
+    let of_set = |set: &Set| {
+        let (kind, family) = tables().find(|(kind, family)| kind.name(*family) == set.name)?;
+        Some(set.elements.iter().filter_map(|e| forward(kind, family, e)).collect::<Vec<_>>())
+    };
+    found.sets.iter().filter_map(of_set).flatten().collect()
+}
+
+/// The published port that an element stands for.
+fn forward(kind: Kind, family: Family, element: &Element) -> Option<Forward> {
+    let (length, any): (usize, IpAddr) = match family {
+        Family::Ipv6 => (16, Ipv6Addr::UNSPECIFIED.into()),
+        _ => (4, Ipv4Addr::UNSPECIFIED.into()),
+    };
     let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
         .into_iter()
         .find(|p| Some(&p.number()) == element.key.first())?;
     let rest = element.key.get(4..)?;
-    let (host, host_port) = match map {
-        PORTS => (Ipv4Addr::UNSPECIFIED, port(rest)?),
-        _ => (address(rest)?, port(rest.get(4..)?)?),
+    let (host_ip, host_port) = match kind {
+        Kind::AllAddresses => (any, port(rest)?),
+        Kind::OneAddress | Kind::Routed => {
+            (address(rest.get(..length)?)?, port(rest.get(length..)?)?)
+        }
     };
-    Some(Forward {
-        protocol,
-        host_ip: IpAddr::V4(host),
-        host_port,
-        target: SocketAddr::from((address(data)?, port(data.get(4..)?)?)),
-        owner: element.comment.clone(),
+    let owner = Arc::from(element.comment.as_str());
+    Some(match (kind, &element.value) {
+        (Kind::Routed, _) => {
+            let target = SocketAddr::new(host_ip, host_port);
+            Forward { protocol, host_ip: any, host_port: 0, target, routed: true, owner }
+        }
+        (_, ElementValue::Data(data)) => {
+            let target = SocketAddr::new(address(data.get(..length)?)?, port(data.get(length..)?)?);
+            Forward { protocol, host_ip, host_port, target, routed: false, owner }
+        }
+        _ => return None,
     })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}
+
+fn port(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn single(host: &str, target: &str) -> Forward {
+        Forward {
+            protocol: Protocol::Udp,
+            host_ip: host.parse().unwrap(),
+            host_port: 53,
+            target: target.parse().unwrap(),
+            routed: false,
+            owner: Arc::from("0123456789ab"),
+        }
+    }
+
+    #[test]
+    fn keys_are_as_the_kernel_has_them() {
+        let one = [single("10.0.0.1", "172.17.0.2:5353")];
+        let all = [single("::", "[fd00::2]:5353")];
+        let of_one = elements(Kind::OneAddress, Family::Ipv4, one.iter());
+        assert_eq!(of_one[0].key, [17, 0, 0, 0, 10, 0, 0, 1, 0, 53, 0, 0]);
+        let of_all = elements(Kind::AllAddresses, Family::Ipv6, all.iter());
+        assert_eq!(of_all[0].key, [17, 0, 0, 0, 0, 53, 0, 0]);
+        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, one.iter()).len(), 0);
+        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, all.iter()).len(), 0);
+    }
+
     #[test]
     fn elements_are_read_as_written() {
-        let single = Forward {
-            protocol: Protocol::Udp,
-            host_ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
-            host_port: 53,
-            target: SocketAddr::from((Ipv4Addr::new(172, 17, 0, 2), 5353)),
-            owner: "0123456789ab".to_owned(),
+        let routed = |target: &str| Forward {
+            routed: true,
+            host_ip: if target.starts_with('[') { "::" } else { "0.0.0.0" }.parse().unwrap(),
+            host_port: 0,
+            ..single("::", target)
         };
-        let all = Forward { host_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), ..single.clone() };
-        let forwards = [single.clone(), all.clone()];
-        let of_one = elements(ADDRESS_PORTS, &forwards);
-        let of_all = elements(PORTS, &forwards);
-        assert_eq!(of_one[0].key, [17, 0, 0, 0, 10, 0, 0, 1, 0, 53, 0, 0]);
-        assert_eq!(of_all[0].key, [17, 0, 0, 0, 0, 53, 0, 0]);
-        assert_eq!((of_one.len(), of_all.len()), (1, 1));
-        assert_eq!(read(ADDRESS_PORTS, &of_one[0]), Some(single));
-        assert_eq!(read(PORTS, &of_all[0]), Some(all));
+        let mut forwards = vec![
+            single("10.0.0.1", "172.17.0.2:5353"),
+            single("0.0.0.0", "172.17.0.2:5353"),
+            routed("10.0.0.2:80"),
+            single("fd00::1", "[fd00:1::2]:5353"),
+            single("::", "[fd00:1::2]:5353"),
+            routed("[fd00:1::2]:80"),
+        ];
+        let mut ruleset = Ruleset::default();
+        add_to(&mut ruleset, forwards.iter());
+        assert!(ruleset.sets.iter().all(|s| s.elements.len() == 1), "{:?}", ruleset.sets);
+        let mut read = read(&ruleset);
+        let order = |f: &Forward| format!("{f:?}");
+        read.sort_by_key(order);
+        forwards.sort_by_key(order);
+        assert_eq!(read, forwards);
     }
 }

@@ -7,23 +7,25 @@
 //!   well: no packet sees half of it.
 //! - A verdict of another table can still drop what is let through here: the
 //!   host's own firewall is respected.
-//! - UDP flows that began before a port got or lost its destination are
-//!   forgotten by the reaper, since they would keep their old translation.
+//! - Flows keep the translation of their first packet. Those that a change
+//!   makes wrong are forgotten by the reaper (see [`crate::flows`]).
 
 mod forwards;
 mod networks;
 mod rules;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::nft::{Batch, Nft, Ruleset};
+use sampan_sys::sysctl;
 use sampan_types::NetworkId;
 
 use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy};
 use crate::error::NetError;
-use crate::ports::Protocol;
-use crate::worker::{FlowTarget, Reaper, Worker};
+use crate::flows::StaleFlows;
+use crate::worker::{Reaper, Worker};
 
 /// The firewall of one instance.
 #[derive(Debug)]
@@ -31,60 +33,75 @@ pub(crate) struct NftFirewall {
     table: String,
     /// What shall be in the table. Locked by jobs of the network thread for
     /// as long as they run, so that it changes with the kernel's table.
-    policy: Arc<Mutex<Policy>>,
+    wanted: Arc<Mutex<Wanted>>,
     worker: Worker,
     reaper: Reaper,
 }
 
+/// What shall be in the table.
+#[derive(Debug, Default)]
+struct Wanted {
+    networks: Vec<NetworkRules>,
+    forwards: HashSet<Forward>,
+}
+
 impl NftFirewall {
     pub fn new(table: String, worker: Worker, reaper: Reaper) -> Self {
-        Self { table, policy: Arc::default(), worker, reaper }
+        Self { table, wanted: Arc::default(), worker, reaper }
     }
 
-    /// Runs a change of policy and kernel on the network thread.
+    /// Runs a change of what is wanted and of the kernel on the network
+    /// thread.
     async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
-        change: impl FnOnce(&mut Nft, &str, &mut Policy) -> Result<T, NetlinkError> + Send + 'static,
+        change: impl FnOnce(&mut Nft, &str, &mut Wanted) -> Result<T, NetlinkError> + Send + 'static,
     ) -> Result<T, NetError> {
-        let (table, policy) = (self.table.clone(), Arc::clone(&self.policy));
+        let (table, wanted) = (self.table.clone(), Arc::clone(&self.wanted));
         self.worker
-            .run(move |kernel| change(&mut kernel.nft, &table, &mut lock(&policy)))
+            .run(move |kernel| change(&mut kernel.nft, &table, &mut lock(&wanted)))
             .await?
             .map_err(NetError::kernel(operation))
     }
 }
 
-fn lock(policy: &Mutex<Policy>) -> MutexGuard<'_, Policy> {
-    policy.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
+    wanted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Everything that shall be in the table.
-pub(super) fn ruleset(policy: &Policy) -> Ruleset {
-    let mut ruleset = networks::ruleset(&policy.networks);
-    forwards::add_to(&mut ruleset, &policy.forwards);
+fn ruleset(wanted: &Wanted) -> Ruleset {
+    let mut ruleset = networks::ruleset(&wanted.networks, answers_reach_loopback6());
+    forwards::add_to(&mut ruleset, wanted.forwards.iter());
     ruleset
 }
 
-/// Compares the table with the policy and replaces it when they differ.
+/// Whether a container's answer to something sent from `::1` comes back to
+/// it. With br_netfilter in the way the kernel takes the answer for a forged
+/// packet: its destination is `::1` already when it leaves the bridge.
+fn answers_reach_loopback6() -> bool {
+    sysctl::read("net/bridge/bridge-nf-call-ip6tables").map_or(true, |value| value == "0")
+}
+
+/// Compares the table with what is wanted and replaces it when they differ.
 /// Says whether they did.
-fn enforce(nft: &mut Nft, table: &str, policy: &Policy) -> Result<bool, NetlinkError> {
-    let wanted = ruleset(policy);
-    if nft.dump(table)? == Some(wanted.clone().sorted()) {
+fn enforce(nft: &mut Nft, table: &str, wanted: &Wanted) -> Result<bool, NetlinkError> {
+    let ruleset = ruleset(wanted).sorted();
+    if nft.dump(table)?.as_ref() == Some(&ruleset) {
         return Ok(false);
     }
     let mut batch = Batch::new();
-    batch.replace_table(table, &wanted);
+    batch.replace_table(table, &ruleset);
     nft.commit(batch)?;
     Ok(true)
 }
 
 /// Applies a change; when the kernel's table is not as expected, makes it so.
-fn apply(nft: &mut Nft, table: &str, policy: &Policy, batch: Batch) -> Result<(), NetlinkError> {
+fn apply(nft: &mut Nft, table: &str, wanted: &Wanted, batch: Batch) -> Result<(), NetlinkError> {
     match nft.commit(batch) {
         Err(e) if unexpected(&e) => {
             tracing::info!(table, cause = %e, "the nftables table was changed by somebody else; restoring it");
-            enforce(nft, table, policy).map(|_| ())
+            enforce(nft, table, wanted).map(|_| ())
         }
         other => other,
     }
@@ -100,62 +117,60 @@ const EBUSY: i32 = 16;
 
 impl Firewall for NftFirewall {
     fn adopt(&self, networks: Vec<NetworkRules>) -> BoxFuture<'_, Result<(), NetError>> {
-        Box::pin(self.change("set up the firewall", |nft, table, policy| {
+        Box::pin(self.change("set up the firewall", |nft, table, wanted| {
             let found = nft.dump(table)?.unwrap_or_default();
-            let ports = found.sets.iter().filter(|s| forwards::MAPS.contains(&s.name.as_str()));
-            policy.networks = networks;
-            policy.forwards = ports
-                .flat_map(|set| set.elements.iter().filter_map(|e| forwards::read(&set.name, e)))
-                .collect();
-            enforce(nft, table, policy).map(|_| ())
+            wanted.networks = networks;
+            wanted.forwards = forwards::read(&found).into_iter().collect();
+            enforce(nft, table, wanted).map(|_| ())
         }))
     }
 
     fn restore(&self, policy: Policy) -> BoxFuture<'_, Result<bool, NetError>> {
         Box::pin(async move {
-            let (different, flows) = self
+            let (different, stale) = self
                 .change("restore the firewall", |nft, table, current| {
-                    let gone = current.forwards.iter().filter(|f| !policy.forwards.contains(f));
-                    let new = policy.forwards.iter().filter(|f| !current.forwards.contains(f));
-                    let flows = flow_targets(gone.chain(new));
-                    *current = policy;
-                    Ok((enforce(nft, table, current)?, flows))
+                    let forwards: HashSet<Forward> = policy.forwards.into_iter().collect();
+                    let mut stale = StaleFlows::default();
+                    stale.removed(current.forwards.difference(&forwards));
+                    stale.added(forwards.difference(&current.forwards));
+                    *current = Wanted { networks: policy.networks, forwards };
+                    Ok((enforce(nft, table, current)?, stale))
                 })
                 .await?;
-            self.reaper.flows(flows);
+            self.reaper.flows(stale);
             Ok(different)
         })
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
-        Box::pin(self.change("add rules of a network", |nft, table, policy| {
-            if policy.networks.contains(&rules) {
-                return enforce(nft, table, policy).map(|_| ());
+        Box::pin(self.change("add rules of a network", |nft, table, wanted| {
+            if wanted.networks.contains(&rules) {
+                return enforce(nft, table, wanted).map(|_| ());
             }
-            let known = policy.networks.iter().position(|n| n.network == rules.network);
+            let known = wanted.networks.iter().position(|n| n.network == rules.network);
             if let Some(at) = known {
-                policy.networks[at] = rules;
-                return enforce(nft, table, policy).map(|_| ());
+                wanted.networks[at] = rules;
+                return enforce(nft, table, wanted).map(|_| ());
             }
             let mut batch = Batch::new();
             networks::add(&mut batch, table, &rules);
-            policy.networks.push(rules);
-            apply(nft, table, policy, batch).inspect_err(|_| {
-                policy.networks.pop();
+            wanted.networks.push(rules);
+            apply(nft, table, wanted, batch).inspect_err(|_| {
+                wanted.networks.pop();
             })
         }))
     }
 
     fn remove_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>> {
         let network = network.clone();
-        Box::pin(self.change("remove rules of a network", move |nft, table, policy| {
-            let Some(at) = policy.networks.iter().position(|n| n.network == network) else {
+        Box::pin(self.change("remove rules of a network", move |nft, table, wanted| {
+            let Some(at) = wanted.networks.iter().position(|n| n.network == network) else {
                 return Ok(());
             };
-            let rules = policy.networks.remove(at);
+            let rules = wanted.networks.remove(at);
             let mut batch = Batch::new();
             networks::remove(&mut batch, table, &rules);
-            apply(nft, table, policy, batch)
+            apply(nft, table, wanted, batch)
         }))
     }
 
@@ -164,16 +179,21 @@ impl Firewall for NftFirewall {
             if forwards.is_empty() {
                 return Ok(());
             }
-            let flows = flow_targets(forwards.iter());
-            self.change("publish ports", |nft, table, policy| {
+            let mut stale = StaleFlows::default();
+            stale.added(forwards.iter());
+            self.change("publish ports", |nft, table, wanted| {
+                let new: Vec<Forward> =
+                    forwards.into_iter().filter(|f| wanted.forwards.insert(f.clone())).collect();
                 let mut batch = Batch::new();
-                forwards::add(&mut batch, table, &forwards);
-                let before = policy.forwards.len();
-                policy.forwards.extend(forwards);
-                apply(nft, table, policy, batch).inspect_err(|_| policy.forwards.truncate(before))
+                forwards::add(&mut batch, table, new.iter());
+                apply(nft, table, wanted, batch).inspect_err(|_| {
+                    for forward in &new {
+                        wanted.forwards.remove(forward);
+                    }
+                })
             })
             .await?;
-            self.reaper.flows(flows);
+            self.reaper.flows(stale);
             Ok(())
         })
     }
@@ -183,27 +203,18 @@ impl Firewall for NftFirewall {
             if forwards.is_empty() {
                 return Ok(());
             }
-            let flows = flow_targets(forwards.iter());
-            self.change("take published ports back", move |nft, table, policy| {
-                policy.forwards.retain(|f| !forwards.contains(f));
+            let mut stale = StaleFlows::default();
+            stale.removed(forwards.iter());
+            self.change("take published ports back", move |nft, table, wanted| {
+                let gone: Vec<&Forward> =
+                    forwards.iter().filter(|f| wanted.forwards.remove(*f)).collect();
                 let mut batch = Batch::new();
-                forwards::remove(&mut batch, table, &forwards);
-                apply(nft, table, policy, batch)
+                forwards::remove(&mut batch, table, gone.iter().copied());
+                apply(nft, table, wanted, batch)
             })
             .await?;
-            self.reaper.flows(flows);
+            self.reaper.flows(stale);
             Ok(())
         })
     }
-}
-
-fn flow_targets<'a>(forwards: impl Iterator<Item = &'a Forward>) -> Vec<FlowTarget> {
-    forwards
-        .filter(|f| f.protocol == Protocol::Udp)
-        .map(|f| FlowTarget {
-            protocol: f.protocol.number(),
-            host_ip: f.host_ip,
-            host_port: f.host_port,
-        })
-        .collect()
 }

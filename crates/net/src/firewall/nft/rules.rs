@@ -1,15 +1,15 @@
 //! The vocabulary of the rules: matches of a few expressions each, and rules
 //! that count and carry a comment.
 
-use ipnet::Ipv4Net;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use sampan_sys::nft::{
-    CtKey, Element, ElementValue, Expr, MetaKey, PayloadBase, Register, Rule, Verdict,
+    CtKey, Element, ElementValue, Expr, Family, MetaKey, PayloadBase, Register, Rule, Verdict,
 };
 
 /// The register of all single values.
 const R: Register = Register(0);
-/// `NFPROTO_IPV4`.
-const NFPROTO_IPV4: u8 = 2;
 /// `RTN_LOCAL`: an address of the host itself.
 const RTN_LOCAL: u32 = 2;
 /// `NF_CT_STATE_BIT` of established and of related flows.
@@ -18,11 +18,41 @@ const ESTABLISHED_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 1 << 5;
 /// The first byte of 127.0.0.0/8.
 const LOOPBACK_NET: u8 = 127;
-/// Where the addresses are in an IPv4 header.
-const IPV4_SOURCE: u32 = 12;
-pub(super) const IPV4_DESTINATION: u32 = 16;
+/// `::1`.
+const LOOPBACK6: [u8; 16] = std::net::Ipv6Addr::LOCALHOST.octets();
+/// `IPPROTO_ICMP` and `IPPROTO_ICMPV6`.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 /// The length of an interface's name in a key: `IFNAMSIZ`.
 const IFNAMSIZ: usize = 16;
+
+/// Both families of addresses.
+pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+/// The family of an address.
+pub(super) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+}
+
+/// Loads the source of a packet, which is known to be of `family`.
+fn source(family: Family, to: Register) -> Expr {
+    let (offset, length) = if family == Family::Ipv6 { (8, 16) } else { (12, 4) };
+    Expr::payload(PayloadBase::Network, offset, length, to)
+}
+
+/// Loads the destination of a packet, which is known to be of `family`.
+pub(super) fn destination(family: Family, to: Register) -> Expr {
+    let (offset, length) = if family == Family::Ipv6 { (24, 16) } else { (16, 4) };
+    Expr::payload(PayloadBase::Network, offset, length, to)
+}
+
+/// The bytes of an address, as a packet has them.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
 
 /// An interface's name as the kernel compares it.
 pub(super) fn interface_key(name: &str) -> Vec<u8> {
@@ -45,9 +75,9 @@ impl When {
         self
     }
 
-    /// The packet is of IPv4.
-    pub fn ipv4(self) -> Self {
-        self.and([Expr::meta(MetaKey::NfProto, R), Expr::compare(R, true, &[NFPROTO_IPV4])])
+    /// The packet is of this family.
+    pub fn of(self, family: Family) -> Self {
+        self.and([Expr::meta(MetaKey::NfProto, R), Expr::compare(R, true, &[family as u8])])
     }
 
     /// The packet came in by this interface.
@@ -62,35 +92,56 @@ impl When {
         self.and([Expr::meta(MetaKey::OifName, R), Expr::compare(R, false, &key)])
     }
 
-    fn loopback(self, offset: u32, is: bool) -> Self {
-        self.ipv4().and([
-            Expr::payload(PayloadBase::Network, offset, 1, R),
-            Expr::compare(R, is, &[LOOPBACK_NET]),
-        ])
+    /// The packet comes from 127.0.0.0/8 or `::1`.
+    pub fn source_is_loopback(self, family: Family) -> Self {
+        let when = self.of(family);
+        match family {
+            Family::Ipv6 => when.and([source(family, R), Expr::compare(R, true, &LOOPBACK6)]),
+            _ => when.and([
+                Expr::payload(PayloadBase::Network, 12, 1, R),
+                Expr::compare(R, true, &[LOOPBACK_NET]),
+            ]),
+        }
     }
 
-    /// The packet comes from 127.0.0.0/8.
-    pub fn source_is_loopback(self) -> Self {
-        self.loopback(IPV4_SOURCE, true)
-    }
-
-    /// The packet goes to 127.0.0.0/8.
-    pub fn destination_is_loopback(self) -> Self {
-        self.loopback(IPV4_DESTINATION, true)
-    }
-
-    /// The packet goes elsewhere than to 127.0.0.0/8.
-    pub fn destination_is_not_loopback(self) -> Self {
-        self.loopback(IPV4_DESTINATION, false)
+    /// The packet goes (or, negated, goes not) to 127.0.0.0/8 or `::1`.
+    pub fn destination_is_loopback(self, family: Family, is: bool) -> Self {
+        let when = self.of(family);
+        match family {
+            Family::Ipv6 => when.and([destination(family, R), Expr::compare(R, is, &LOOPBACK6)]),
+            _ => when.and([
+                Expr::payload(PayloadBase::Network, 16, 1, R),
+                Expr::compare(R, is, &[LOOPBACK_NET]),
+            ]),
+        }
     }
 
     /// The packet comes from an address of this subnet.
-    pub fn source_is_in(self, subnet: Ipv4Net) -> Self {
-        let mut when = self.ipv4().and([Expr::payload(PayloadBase::Network, IPV4_SOURCE, 4, R)]);
-        if subnet.prefix_len() < 32 {
-            when = when.and([Expr::mask(R, &subnet.netmask().octets())]);
+    pub fn source_is_in(self, subnet: IpNet) -> Self {
+        let family = family_of(subnet.addr());
+        let mut when = self.of(family).and([source(family, R)]);
+        if subnet.prefix_len() < subnet.max_prefix_len() {
+            when = when.and([Expr::mask(R, &octets(subnet.netmask()))]);
         }
-        when.and([Expr::compare(R, true, &subnet.network().octets())])
+        when.and([Expr::compare(R, true, &octets(subnet.network()))])
+    }
+
+    /// The packet's protocol, destination and its port are in a set.
+    pub fn destination_is_listed(self, family: Family, set: &str) -> Self {
+        let protocol = Expr::meta(MetaKey::L4Proto, R);
+        let port = Register(if family == Family::Ipv6 { 5 } else { 2 });
+        self.of(family).and([
+            protocol,
+            destination(family, Register(1)),
+            Expr::payload(PayloadBase::Transport, 2, 2, port),
+            Expr::lookup(set, R),
+        ])
+    }
+
+    /// The packet is a message of ICMP.
+    pub fn icmp(self, family: Family) -> Self {
+        let protocol = if family == Family::Ipv6 { ICMPV6 } else { ICMP };
+        self.of(family).and([Expr::meta(MetaKey::L4Proto, R), Expr::compare(R, true, &[protocol])])
     }
 
     /// The packet goes to an address of the host.
@@ -118,11 +169,27 @@ impl When {
 
     /// Counts, and then does `expression`.
     pub fn then(self, chain: &str, comment: &str, expression: Expr) -> Rule {
+        self.then_all(chain, comment, [expression])
+    }
+
+    /// Counts, and then does all of `expressions`.
+    pub fn then_all(
+        self,
+        chain: &str,
+        comment: &str,
+        expressions: impl IntoIterator<Item = Expr>,
+    ) -> Rule {
         Rule {
             chain: chain.to_owned(),
-            expressions: self.and([Expr::counter(), expression]).0,
+            expressions: self.and([Expr::counter()]).and(expressions).0,
             comment: comment.to_owned(),
         }
+    }
+
+    /// Counts, and lets the packet leave with `address` as its source.
+    pub fn source_nat(self, chain: &str, comment: &str, address: IpAddr) -> Rule {
+        let translate = Expr::source_nat(family_of(address), R);
+        self.then_all(chain, comment, [Expr::immediate(&octets(address), R), translate])
     }
 
     /// Counts, and then ends with a verdict.
