@@ -10,10 +10,12 @@
 //! - `join`, `leave` and the like run side by side; `reconcile` and changes of
 //!   networks run alone, since they look at everything.
 
+mod names;
 mod plan;
 mod reconcile;
 mod routes;
 mod sandbox;
+mod straight;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,6 +32,7 @@ use crate::error::NetError;
 use crate::firewall::{Firewall, Forward, NftFirewall};
 use crate::names::NameService;
 use crate::ports::PublishedPort;
+use crate::redirect::Redirect;
 use crate::sandbox::Namespaces;
 use crate::worker::{Reaper, Worker};
 
@@ -78,6 +81,7 @@ struct Inner {
     firewall: Box<dyn Firewall>,
     names: Box<dyn NameService>,
     namespaces: Namespaces,
+    redirect: Redirect,
     worker: Worker,
     reaper: Reaper,
 }
@@ -162,13 +166,21 @@ impl Networks {
             firewall,
             names,
             namespaces,
+            redirect: Redirect::new(config.redirect, worker.clone()),
             worker,
             reaper,
         };
         inner.forward_packets()?;
         for network in &config.networks {
             plan::check_network(&inner.state(), network)?;
-            inner.driver(network).create_network(network).await?;
+            match inner.driver(network).create_network(network).await {
+                // A parent that is gone, or not there yet, is no reason to do
+                // without the other networks: reconciliation tries again.
+                Err(e) if plan::is_upper(network) => {
+                    tracing::warn!(network = network.name, error = %e, "a network can't be used");
+                }
+                created => drop(created?),
+            }
             inner.state().networks.insert(network.id.clone(), Arc::new(network.clone()));
         }
         let rules = config.networks.iter().filter_map(plan::network_rules).collect();

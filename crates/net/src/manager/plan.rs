@@ -9,7 +9,7 @@ use sampan_types::EndpointId;
 
 use super::{Joined, State};
 use crate::config::{
-    Attachment, DriverConfig, EndpointSpec, GatewayMode, NetworkSpec, SandboxSpec,
+    Attachment, DriverConfig, EndpointSpec, GatewayMode, NetworkSpec, SandboxSpec, SubInterfaces,
     check_interface_name,
 };
 use crate::error::NetError;
@@ -65,7 +65,9 @@ pub(super) fn names(state: &State, joined: &Joined) -> Option<SandboxNames> {
 
 /// Refuses a network that is none or that another one is in the way of.
 pub(super) fn check_network(state: &State, network: &NetworkSpec) -> Result<(), NetError> {
-    let DriverConfig::Bridge(config) = &network.driver else { return Ok(()) };
+    let DriverConfig::Bridge(config) = &network.driver else {
+        return check_parent(state, network);
+    };
     config.validate(&network.name)?;
     for other in state.networks.values().filter(|o| o.id != network.id) {
         let DriverConfig::Bridge(theirs) = &other.driver else { continue };
@@ -83,6 +85,26 @@ pub(super) fn check_network(state: &State, network: &NetworkSpec) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Refuses a macvlan or ipvlan network whose parent another one has for
+/// itself, or would share with it in a way that the kernel does not know.
+fn check_parent(state: &State, network: &NetworkSpec) -> Result<(), NetError> {
+    let Some(mine) = SubInterfaces::of(&network.driver) else { return Ok(()) };
+    mine.validate(&network.name)?;
+    for other in state.networks.values().filter(|o| o.id != network.id) {
+        let theirs = SubInterfaces::of(&other.driver);
+        if let Some(what) = theirs.and_then(|theirs| mine.conflict(&theirs)) {
+            let (network, by) = (network.name.clone(), other.name.clone());
+            return Err(NetError::InUse { network, what, by });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a network's interfaces sit on one of the host's.
+pub(super) fn is_upper(network: &NetworkSpec) -> bool {
+    SubInterfaces::of(&network.driver).is_some()
 }
 
 /// The networks of a sandbox's endpoints, in their order; refuses what can't
@@ -130,6 +152,9 @@ pub(super) fn check_endpoint(
     let network = network.ok_or_else(|| NetError::NoNetwork(endpoint.network.clone()))?;
     if let DriverConfig::Bridge(config) = &network.driver {
         config.with_prefixes(endpoint, &network.name)?;
+    }
+    if let Some(upper) = SubInterfaces::of(&network.driver) {
+        upper.with_prefixes(endpoint, &network.name)?;
     }
     let invalid = |reason| Err(NetError::InvalidEndpoint { network: network.name.clone(), reason });
     if let Some(name) = &endpoint.interface

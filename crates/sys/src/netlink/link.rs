@@ -162,6 +162,11 @@ fn message(kind: u16, flags: i32, link: LinkRef<'_>, up: Option<bool>) -> Messag
 
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 
+/// The beginning of a request for a new link.
+pub(super) fn create_message(link: LinkRef<'_>) -> Message {
+    message(libc::RTM_NEWLINK, CREATE, link, None)
+}
+
 /// No IPv6 address of its own: what passes through is no business of the host.
 fn no_ipv6_address(message: &mut Message) {
     message.nest(libc::IFLA_AF_SPEC, |m| {
