@@ -90,6 +90,10 @@ pub trait Firewall: Send + Sync {
     /// Makes `policy` all there is. Says whether anything was different.
     fn restore(&self, policy: Policy) -> BoxFuture<'_, Result<bool, NetError>>;
 
+    /// Compares the kernel with what was told until now, and restores what
+    /// differs. Says whether anything did.
+    fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>>;
+
     /// Adds a network, or changes its rules.
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>>;
 

@@ -19,6 +19,10 @@ impl Firewall for NoFirewall {
         Box::pin(async { Ok(false) })
     }
 
+    fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
+        Box::pin(async { Ok(false) })
+    }
+
     fn add_network(&self, _rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }

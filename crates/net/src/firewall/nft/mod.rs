@@ -11,6 +11,8 @@
 //!   makes wrong are forgotten by the reaper (see [`crate::flows`]).
 
 mod forwards;
+#[cfg(test)]
+mod golden;
 mod networks;
 mod rules;
 
@@ -86,8 +88,10 @@ fn answers_reach_loopback6() -> bool {
 /// Compares the table with what is wanted and replaces it when they differ.
 /// Says whether they did.
 fn enforce(nft: &mut Nft, table: &str, wanted: &Wanted) -> Result<bool, NetlinkError> {
-    let ruleset = ruleset(wanted).sorted();
-    if nft.dump(table)?.as_ref() == Some(&ruleset) {
+    let ruleset = ruleset(wanted);
+    if let Some(found) = nft.dump(table)?
+        && found == ruleset.clone().sorted()
+    {
         return Ok(false);
     }
     let mut batch = Batch::new();
@@ -140,6 +144,12 @@ impl Firewall for NftFirewall {
             self.reaper.flows(stale);
             Ok(different)
         })
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
+        Box::pin(self.change("restore the firewall", |nft, table, policy| {
+            enforce(nft, table, policy)
+        }))
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
