@@ -28,7 +28,9 @@ mod manager;
 pub mod names;
 pub mod policy;
 pub mod ports;
+mod redirect;
 mod sandbox;
+mod watch;
 mod worker;
 
 pub use config::{
@@ -38,5 +40,6 @@ pub use config::{
 };
 pub use error::NetError;
 pub use mac::{MacAddr, MacError};
-pub use manager::{Networks, Repairs, Sandbox};
+pub use manager::{Networks, Repair, RepairKind, Repairs, Sandbox};
 pub use ports::{PortError, PortRequest, PortTable, Protocol, PublishedPort};
+pub use watch::{Finding, Severity, Subject};

@@ -107,6 +107,23 @@ pub fn remove(path: &Path) -> io::Result<()> {
     file::remove_file(path)
 }
 
+/// Enters the namespaces that are mounted at `paths`, one after the other, and
+/// calls `each` in them; outside with the error where one can't be entered.
+/// Cheaper than [`NetNs::run`] for each: it is one thread for all.
+///
+/// # Errors
+/// When there is no thread.
+pub fn tour(paths: &[PathBuf], mut each: impl FnMut(io::Result<()>) + Send) -> io::Result<()> {
+    in_thread(|| {
+        for path in paths {
+            let entered = NetNs::open(path)
+                .and_then(|ns| setns(&ns.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from));
+            each(entered);
+        }
+        Ok(())
+    })
+}
+
 fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work)?;

@@ -13,6 +13,7 @@
 mod names;
 mod plan;
 mod reconcile;
+mod repair;
 mod routes;
 mod sandbox;
 mod straight;
@@ -22,9 +23,9 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sampan_sys::sysctl;
+use sampan_sys::sysctl::{self, SysctlError};
 use sampan_types::{EndpointId, NetworkId, SandboxId};
-use tokio::sync::RwLock;
+use tokio::sync::{Notify, RwLock, broadcast};
 
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
 use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
@@ -34,7 +35,13 @@ use crate::names::NameService;
 use crate::ports::PublishedPort;
 use crate::redirect::Redirect;
 use crate::sandbox::Namespaces;
+use crate::watch::Watch;
 use crate::worker::{Reaper, Worker};
+
+pub use repair::{Repair, RepairKind};
+
+/// How many repairs a slow listener may be behind.
+const REPAIRS_KEPT: usize = 1024;
 
 /// A sandbox that is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +55,8 @@ pub struct Sandbox {
 /// What [`Networks::reconcile`] found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// What was missing or different and is restored, one line each.
-    pub restored: Vec<String>,
+    /// What was missing or different and is restored.
+    pub restored: Vec<Repair>,
     /// What nobody wants any more and is removed, one line each.
     pub removed: Vec<String>,
     /// What could not be restored and why, one line each.
@@ -71,7 +78,9 @@ impl std::fmt::Debug for Networks {
     }
 }
 
-struct Inner {
+pub(crate) struct Inner {
+    /// The name by which this instance's objects are known.
+    pub(crate) instance: String,
     ip_forward: bool,
     /// Read by what concerns one sandbox, written by what looks at all.
     whole: RwLock<()>,
@@ -82,8 +91,14 @@ struct Inner {
     names: Box<dyn NameService>,
     namespaces: Namespaces,
     redirect: Redirect,
-    worker: Worker,
+    pub(crate) worker: Worker,
     reaper: Reaper,
+    /// Told when a sandbox has a new namespace.
+    pub(crate) joined: Arc<Notify>,
+    /// What the watcher restored.
+    repairs: broadcast::Sender<Repair>,
+    /// Locked for the moment in which it is started.
+    watch: Mutex<Option<Watch>>,
 }
 
 /// One driver of each kind.
@@ -104,17 +119,17 @@ impl Drivers {
 
 /// What is set up, as far as this process knows.
 #[derive(Debug, Default)]
-struct State {
-    networks: HashMap<NetworkId, Arc<NetworkSpec>>,
-    sandboxes: HashMap<SandboxId, Joined>,
+pub(crate) struct State {
+    pub(crate) networks: HashMap<NetworkId, Arc<NetworkSpec>>,
+    pub(crate) sandboxes: HashMap<SandboxId, Joined>,
 }
 
 /// A sandbox that is set up, with what it came from.
 #[derive(Debug, Clone)]
-struct Joined {
-    spec: SandboxSpec,
-    sandbox: Sandbox,
-    forwards: Vec<Forward>,
+pub(crate) struct Joined {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) forwards: Vec<Forward>,
 }
 
 impl Networks {
@@ -159,6 +174,7 @@ impl Networks {
         let dir = config.exec_root.join("netns");
         let namespaces = Namespaces::open(dir, config.namespaces_ahead)?;
         let inner = Inner {
+            instance: config.instance,
             ip_forward: config.ip_forward,
             whole: RwLock::default(),
             state: Mutex::default(),
@@ -169,10 +185,14 @@ impl Networks {
             redirect: Redirect::new(config.redirect, worker.clone()),
             worker,
             reaper,
+            joined: Arc::default(),
+            repairs: broadcast::channel(REPAIRS_KEPT).0,
+            watch: Mutex::default(),
         };
         inner.forward_packets()?;
         for network in &config.networks {
             plan::check_network(&inner.state(), network)?;
+            inner.forward_packets_of(network)?;
             match inner.driver(network).create_network(network).await {
                 // A parent that is gone, or not there yet, is no reason to do
                 // without the other networks: reconciliation tries again.
@@ -196,6 +216,7 @@ impl Networks {
         self.detached(|inner| async move {
             let _alone = inner.whole.write().await;
             plan::check_network(&inner.state(), &network)?;
+            inner.forward_packets_of(&network)?;
             inner.create_network(&network).await?;
             inner.state().networks.insert(network.id.clone(), Arc::new(network));
             Ok(())
@@ -334,6 +355,25 @@ impl Networks {
         .await
     }
 
+    /// Begins to watch the kernel: what somebody else removes or changes is
+    /// restored as soon as the kernel tells of it. Called after
+    /// [`Networks::reconcile`], in the host's network namespace. What is
+    /// different already is restored at once.
+    ///
+    /// # Errors
+    /// When the kernel's changes can't be listened to.
+    pub async fn watch(&self) -> Result<(), NetError> {
+        let watch = Watch::start(&self.inner).await?;
+        *self.inner.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+        Ok(())
+    }
+
+    /// What is restored from now on.
+    #[must_use]
+    pub fn repairs(&self) -> broadcast::Receiver<Repair> {
+        self.inner.repairs.subscribe()
+    }
+
     /// Waits until the background work that was begun is done: links and
     /// namespaces that are out of use are gone from the kernel.
     pub async fn settle(&self) {
@@ -359,7 +399,7 @@ impl Networks {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -374,10 +414,20 @@ impl Inner {
         }
     }
 
-    /// Switches the host's forwarding on, if that is wanted. Says whether it
-    /// was off.
+    /// Switches the host's forwarding on as the networks need it, if that is
+    /// wanted. Says whether it was off.
     fn forward_packets(&self) -> Result<bool, NetError> {
-        Ok(self.ip_forward && sysctl::write("net.ipv4.ip_forward", "1")?)
+        let networks: Vec<_> = self.state().networks.values().cloned().collect();
+        let mut was_off = self.ip_forward && sysctl::write("net.ipv4.ip_forward", "1")?;
+        for network in networks {
+            was_off |= self.forward_packets_of(&network)?;
+        }
+        Ok(was_off)
+    }
+
+    /// As [`Inner::forward_packets`], for what one network needs beyond IPv4.
+    fn forward_packets_of(&self, network: &NetworkSpec) -> Result<bool, NetError> {
+        Ok(self.ip_forward && plan::forwards_ipv6(network) && forward_ipv6()?)
     }
 
     /// Links first, then rules; without rules there is no network.
@@ -393,6 +443,24 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Switches the forwarding of IPv6 on. A host that forwards does not listen to
+/// routers any more unless it is told to all the same: interfaces that did
+/// keep what they have by them.
+fn forward_ipv6() -> Result<bool, SysctlError> {
+    const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
+    if sysctl::read(FORWARDING)? == "1" {
+        return Ok(false);
+    }
+    let interfaces = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten();
+    for interface in interfaces.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let name = format!("net/ipv6/conf/{interface}/accept_ra");
+        if sysctl::read(&name).is_ok_and(|value| value == "1") {
+            sysctl::write(&name, "2")?;
+        }
+    }
+    sysctl::write(FORWARDING, "1")
 }
 
 impl State {

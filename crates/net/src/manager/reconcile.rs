@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sampan_types::SandboxId;
 
+use super::repair::{Repair, RepairKind};
 use super::{Inner, Joined, Repairs, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::driver::{AttachRequest, Namespace, Observed};
@@ -30,23 +31,29 @@ impl Inner {
             forwards: sandboxes.values().flat_map(|j: &Joined| j.forwards.clone()).collect(),
         };
         match self.firewall.restore(policy).await {
-            Ok(true) => repairs.restored.push("rules and published ports".to_owned()),
+            Ok(true) => {
+                let what = "rules and published ports";
+                repairs.restored.push(Repair::of(RepairKind::Firewall, what));
+            }
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
         let names = sandboxes.values().filter_map(|j| plan::names(&self.state(), j)).collect();
         match self.names.restore(names).await {
-            Ok(true) => repairs.restored.push("names of containers".to_owned()),
+            Ok(true) => {
+                repairs.restored.push(Repair::of(RepairKind::Names, "names of containers"));
+            }
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
+        self.restore_straight(&sandboxes, &mut repairs).await;
         self.remove_orphans(&sandboxes, observed, &mut repairs).await;
         self.state().sandboxes = sandboxes;
         Ok(repairs)
     }
 
     /// What each driver finds, in the order of [`super::Drivers::all`].
-    async fn observe(&self, repairs: &mut Repairs) -> Vec<Observed> {
+    pub(super) async fn observe(&self, repairs: &mut Repairs) -> Vec<Observed> {
         let mut all = Vec::new();
         for driver in self.drivers.all() {
             let observed = driver.observe().await.unwrap_or_else(|e| {
@@ -59,22 +66,15 @@ impl Inner {
     }
 
     async fn restore_networks(&self, repairs: &mut Repairs) {
-        match self.forward_packets() {
-            Ok(true) => repairs.restored.push("forwarding of packets".to_owned()),
-            Ok(false) => {}
-            Err(e) => repairs.failed.push(e.to_string()),
-        }
+        self.restore_forwarding(repairs);
         let networks: Vec<Arc<NetworkSpec>> = self.state().networks.values().cloned().collect();
         for network in networks {
-            match self.driver(&network).create_network(&network).await {
-                Ok(missing) => repairs.restored.extend(missing),
-                Err(e) => repairs.failed.push(e.to_string()),
-            }
+            self.restore_network(&network, repairs).await;
         }
     }
 
     /// Completes a sandbox. None when its namespace is gone.
-    async fn restore_sandbox(
+    pub(super) async fn restore_sandbox(
         &self,
         spec: SandboxSpec,
         observed: &[Observed],
@@ -110,9 +110,12 @@ impl Inner {
         };
         let attached =
             self.restore_endpoints(&spec.sandbox, networks, &namespace, observed, repairs).await;
+        self.restore_own_nets_inside(&spec, &namespace, &attached, repairs).await;
         match self.route_sandbox(&namespace, &spec, &attached, None).await {
             Ok(true) => {
-                repairs.restored.push(format!("routes of sandbox {}", spec.sandbox.short()))
+                let what = format!("routes of sandbox {}", spec.sandbox.short());
+                let network = attached.first().map(|(network, _)| &network.id);
+                repairs.restored.push(Repair::endpoint(&spec.sandbox, network, what));
             }
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
@@ -149,10 +152,9 @@ impl Inner {
             match self.driver(&network).restore(request, found).await {
                 Ok((attachment, missing)) => {
                     if missing {
-                        let (sandbox, network) = (sandbox.short(), &network.name);
-                        repairs
-                            .restored
-                            .push(format!("endpoint of sandbox {sandbox} on network {network}"));
+                        let (short, name) = (sandbox.short(), &network.name);
+                        let what = format!("endpoint of sandbox {short} on network {name}");
+                        repairs.restored.push(Repair::endpoint(sandbox, Some(&network.id), what));
                     }
                     attached.push((network, attachment));
                 }

@@ -27,6 +27,7 @@ impl Inner {
                 return Err(e);
             }
         };
+        self.straighten(&spec, &attached).await;
         let forwards = plan::forwards(&spec, &attached);
         if let Err(e) = self.firewall.add_forwards(forwards.clone()).await {
             self.undo(&spec, &attached).await;
@@ -43,6 +44,7 @@ impl Inner {
             return Err(e);
         }
         self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
+        self.joined.notify_one();
         Ok(sandbox)
     }
 
@@ -126,13 +128,15 @@ impl Inner {
             netns: self.namespaces.path(&spec.sandbox),
             wait,
         };
-        let detached = self.driver(network).detach(request).await;
+        // An entry names the link by its number: it goes first.
+        let redirected = self.redirect.remove(&attachment.endpoint).await;
+        let detached = redirected.and(self.driver(network).detach(request).await);
         self.reaper.addresses(attachment.addresses.iter().map(ipnet::IpNet::addr));
         detached
     }
 
     /// Tells the name service of a sandbox that has a namespace of its own.
-    async fn tell_names(&self, joined: &Joined) -> Result<(), NetError> {
+    pub(super) async fn tell_names(&self, joined: &Joined) -> Result<(), NetError> {
         let names = plan::names(&self.state(), joined);
         match names {
             Some(names) => self.names.set(names).await,
@@ -236,6 +240,8 @@ impl Inner {
             set_sysctls(namespace, sysctls).await?;
         }
         self.route_sandbox(namespace, &after.spec, all, None).await?;
+        let newest = all.last().map_or(all, std::slice::from_ref);
+        self.straighten(&after.spec, newest).await;
         self.repoint(after, all).await
     }
 
@@ -309,7 +315,7 @@ impl Inner {
     }
 }
 
-fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
+pub(super) fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
     let attachments = joined.sandbox.attachments.iter();
     attachments
         .filter_map(|a| Some((Arc::clone(state.networks.get(&a.network)?), a.clone())))

@@ -8,8 +8,11 @@
 //!
 //! Be aware:
 //! - What is made here bears a mark in its alias (see [`Mark`]), by which it
-//!   is recognised later. A bridge that somebody else made is used as it is,
-//!   and never changed or removed.
+//!   is recognised later. A bridge that somebody else made is used as it is:
+//!   it is given the gateways' addresses, which go with the network, and is
+//!   never removed.
+//! - Addresses of IPv6 are in use at once: nobody asks first whether they are
+//!   unique, which takes a second. They are chosen to be.
 //! - Removing a link takes the kernel some 20 ms. An endpoint that is taken
 //!   out of use is only cut off its bridge and marked as dead; the reaper
 //!   removes all dead links at the price of one.
@@ -24,12 +27,11 @@ mod network;
 use sampan_types::NetworkId;
 
 use super::{AttachRequest, BoxFuture, DetachRequest, Driver, Observed, ObservedEndpoint};
-use crate::config::{Attachment, NetworkSpec};
+use crate::config::{Attachment, DriverConfig, NetworkSpec};
 use crate::error::NetError;
 use crate::worker::{Reaper, Worker};
 
-use mark::Mark;
-pub(crate) use mark::dead_group;
+pub(crate) use mark::{Mark, dead_group};
 
 /// The driver of bridge networks.
 #[derive(Debug)]
@@ -59,14 +61,18 @@ impl Driver for Bridge {
         &'a self,
         network: &'a NetworkSpec,
     ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(self.remove_network(&network.id))
+        let config = match &network.driver {
+            DriverConfig::Bridge(config) => Some(config),
+            _ => None,
+        };
+        Box::pin(self.remove_network(&network.id, config))
     }
 
     fn discard_network<'a>(
         &'a self,
         network: &'a NetworkId,
     ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(self.remove_network(network))
+        Box::pin(self.remove_network(network, None))
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {

@@ -147,9 +147,9 @@ impl Firewall for NftFirewall {
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
-        Box::pin(self.change("restore the firewall", |nft, table, policy| {
-            enforce(nft, table, policy)
-        }))
+        Box::pin(
+            self.change("restore the firewall", |nft, table, policy| enforce(nft, table, policy)),
+        )
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
