@@ -145,6 +145,33 @@ pub struct EndpointRecord {
     pub config: docker::EndpointSettings,
     /// What it has while the container runs.
     pub live: Option<EndpointLive>,
+    /// Its place among the container's endpoints behind the one of the
+    /// network mode, which is the first.
+    #[serde(default)]
+    pub order: u32,
+    /// The hardware address that was made up for it: the same in each run.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The addresses of the last run, taken again when they are free.
+    #[serde(default)]
+    pub before: Vec<IpAddr>,
+}
+
+impl EndpointRecord {
+    /// A connection that was never made.
+    #[must_use]
+    pub fn new(network: NetworkId, config: docker::EndpointSettings, order: u32) -> Self {
+        Self { network, config, live: None, order, mac: None, before: Vec::new() }
+    }
+}
+
+/// A name that stands for another container on the default bridge (`--link`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The other container.
+    pub target: ContainerId,
+    /// The name.
+    pub alias: String,
 }
 
 /// What an endpoint has while its container runs.
@@ -188,6 +215,18 @@ pub struct Networking {
     pub sandbox: Option<SandboxId>,
     /// Published ports while the container runs.
     pub ports: Vec<PortRecord>,
+    /// Links on the default bridge.
+    #[serde(default)]
+    pub links: Vec<LinkRecord>,
+}
+
+impl Networking {
+    /// A network of this mode, with nothing in it.
+    #[must_use]
+    pub fn new(mode: NetworkMode) -> Self {
+        let (endpoints, sandbox, ports, links) = Default::default();
+        Self { mode, endpoints, sandbox, ports, links }
+    }
 }
 
 /// What is mounted into a container.

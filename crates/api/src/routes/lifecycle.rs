@@ -10,7 +10,7 @@ use axum::{Json as Out, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
-use sampan_engine::{RemoveOptions, StopOptions, WaitCondition};
+use sampan_engine::{EngineError, RemoveOptions, StopOptions, WaitCondition};
 use sampan_types::docker::ContainerUpdateBody;
 use serde_json::json;
 
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/containers/{id}/resize", post(resize))
         .route("/containers/{id}/wait", post(wait))
         .route("/containers/{id}", delete(remove))
+        .route("/containers/{id}/{alias}", delete(remove_link))
         .route("/containers/prune", post(prune))
 }
 
@@ -139,6 +140,20 @@ async fn remove(State(api): State<Api>, Path(id): Path<String>, query: Query) ->
         link: query.flag("link"),
     };
     run(async move { api.engine.container_remove(&id, options).await }).await?;
+    Ok(DONE.into_response())
+}
+
+/// `docker rm --link CONTAINER/ALIAS`: a link has a name of two parts.
+async fn remove_link(
+    State(api): State<Api>,
+    Path((id, alias)): Path<(String, String)>,
+    query: Query,
+) -> Answer {
+    let name = format!("{id}/{alias}");
+    if !query.flag("link") {
+        return Err(EngineError::NoSuchContainer(name).into());
+    }
+    run(async move { api.engine.link_remove(&name).await }).await?;
     Ok(DONE.into_response())
 }
 

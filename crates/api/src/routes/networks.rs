@@ -33,7 +33,8 @@ async fn list(State(api): State<Api>, query: Query) -> Answer {
 }
 
 async fn inspect(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Answer {
-    Ok(Out(api.engine.network_inspect(&name, query.text("scope")).await?).into_response())
+    let (scope, verbose) = (query.text("scope"), query.flag("verbose"));
+    Ok(Out(api.engine.network_inspect(&name, scope, verbose).await?).into_response())
 }
 
 async fn create(State(api): State<Api>, Json(body): Json<NetworkCreateRequest>) -> Answer {

@@ -51,6 +51,7 @@ impl Engine {
             });
         }
         let names = self.name_files(record)?;
+        let owner = self.namespace_owner(record).map(|o| o.id().clone());
         let (record, config) = (record.clone(), self.inner.config.clone());
         self.blocking(move || {
             let data_dir = record.data_dir(&config.data_root);
@@ -62,7 +63,7 @@ impl Engine {
             }
             if let Some(names) = names {
                 mounts.extend(write_names(&record, &data_dir, &names)?);
-            } else if let NetworkMode::Container(other) = &record.networking.mode {
+            } else if let Some(other) = owner {
                 let other = config.data_root.join("containers").join(other.as_str());
                 mounts.extend(name_mounts(&record, &other));
             }
@@ -91,7 +92,7 @@ impl Engine {
         }
         let (config, host) = (&self.inner.config, &record.host_config);
         let is_host = record.networking.mode == NetworkMode::Host;
-        let mut extra = Vec::new();
+        let mut extra = self.link_hosts(record)?;
         for entry in host.extra_hosts.iter().flatten() {
             let (name, address) = extra_host(entry)?;
             extra.push((

@@ -32,9 +32,14 @@ impl Engine {
         let init = record.host_config.init.unwrap_or(config.init);
         let init = init.then(|| config.init_path.as_deref().unwrap_or(&config.program));
         let hostname = record.config.hostname.as_deref().unwrap_or_default();
+        let mut container = record.config.clone();
+        let linked = self.link_environment(record);
+        if !linked.is_empty() {
+            container.env.get_or_insert_default().splice(0..0, linked);
+        }
         let spec = spec::build(&SpecInput {
             id: &record.id,
-            config: &record.config,
+            config: &container,
             host: &record.host_config,
             rootfs: &prepared.rootfs,
             hostname,

@@ -9,9 +9,11 @@
 //!   lock, so a start or stop that hangs can always be killed.
 
 pub mod create;
+pub(crate) mod endpoint;
 mod files;
 pub mod index;
 mod launch;
+pub(crate) mod links;
 pub mod logging;
 mod merge;
 pub mod mounts;
@@ -21,8 +23,10 @@ pub(crate) mod network;
 mod pause;
 mod persist;
 mod ports;
+pub mod publish;
 mod release;
 pub mod remove;
+mod shared;
 mod start;
 pub mod state;
 pub mod stop;
@@ -40,7 +44,6 @@ use sampan_types::ContainerId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use network::sandbox_spec;
 pub(crate) use start::{Starter, clear_run, start_failure};
 
 use crate::attach::Waiting;
@@ -264,8 +267,6 @@ impl Container {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use sampan_types::Timestamp;
 
     use super::*;
@@ -283,12 +284,7 @@ pub(crate) mod tests {
             args: Vec::new(),
             config: Default::default(),
             host_config: Default::default(),
-            networking: Networking {
-                mode: NetworkMode::Private,
-                endpoints: BTreeMap::new(),
-                sandbox: None,
-                ports: Vec::new(),
-            },
+            networking: Networking::new(NetworkMode::Private),
             mounts: Vec::new(),
             desired: Desired::Stopped,
             generation: 0,

@@ -67,7 +67,7 @@ impl Engine {
         let host = &record.host_config;
         let net = match (net, netns) {
             (NetPlan::Join(path), _) => Namespace::Path(path.clone()),
-            (NetPlan::Sandbox(_), Some(path)) => Namespace::Path(path),
+            (NetPlan::Sandbox(_) | NetPlan::Kept(_), Some(path)) => Namespace::Path(path),
             _ => Namespace::Host,
         };
         let pid = match host.pid_mode.as_deref().unwrap_or_default() {

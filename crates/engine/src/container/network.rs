@@ -5,21 +5,19 @@
 //! record, then made in the kernel. A crash between any two of these leaves
 //! nothing: pools are rebuilt from the records, the kernel from the records too.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ipnet::IpNet;
-use sampan_net::ports::host_user;
-use sampan_net::{DriverConfig, EndpointSpec, MacAddr, PublishedPort, SandboxSpec};
+use sampan_net::{DnsSpec, DriverConfig, EndpointSpec, MacAddr, PublishedPort, SandboxSpec};
 use sampan_types::docker::{ContainerCreateBody, HostConfig};
 use sampan_types::{ContainerId, EndpointId, EventType, Kind, SandboxId};
 
-use super::{Container, ports, validate};
+use super::endpoint::{self, EndpointOptions, check_endpoint, wanted_addresses};
+use super::{Container, validate};
 use crate::Engine;
 use crate::error::{EngineError, Result};
-use crate::networks::NetworkRecord;
+use crate::networks::{NetworkRecord, PREDEFINED, Wanted};
 use crate::record::{
     ContainerRecord, EndpointLive, EndpointRecord, NetworkMode, Networking, PortRecord,
 };
@@ -31,6 +29,8 @@ pub(super) enum NetPlan {
     Host,
     /// A new one, made by the networks' manager.
     Sandbox(SandboxSpec),
+    /// That of the run before, which others are in.
+    Kept(PathBuf),
     /// Another container's.
     Join(PathBuf),
 }
@@ -55,12 +55,7 @@ impl Engine {
             .as_ref()
             .and_then(|n| n.endpoints_config.clone())
             .unwrap_or_default();
-        let mut networking = Networking {
-            mode: NetworkMode::Private,
-            endpoints: BTreeMap::new(),
-            sandbox: None,
-            ports: Vec::new(),
-        };
+        let mut networking = Networking::new(NetworkMode::Private);
         if let Some(other) = validate::container_mode(&mode) {
             let other = self.container(other).map_err(|e| EngineError::Invalid(e.to_string()))?;
             networking.mode = NetworkMode::Container(other.id().clone());
@@ -88,11 +83,26 @@ impl Engine {
                 "conflicting options: network mode {mode} and further networks"
             )));
         }
-        for (network, settings) in wanted {
+        let links = host.links.take().unwrap_or_default();
+        if wanted[0].0.name == "bridge" {
+            networking.links = self.plan_links(&links)?;
+        } else if !isolated {
+            // What is said of the container is meant for its own network.
+            let own = wanted[0].1.links.get_or_insert_default();
+            own.extend(links.iter().filter(|l| !own.contains(l)).cloned().collect::<Vec<_>>());
+        }
+        wanted[1..].sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        for (order, (network, settings)) in (0..).zip(wanted) {
+            if networking.endpoints.contains_key(&network.name) {
+                return Err(EngineError::Invalid(format!(
+                    "network {:?} is specified multiple times",
+                    network.name
+                )));
+            }
             check_endpoint(&network, &settings)?;
-            let (id, name) = (network.id.clone(), network.name.clone());
-            let endpoint = EndpointRecord { network: id, config: settings, live: None };
-            networking.endpoints.insert(name, endpoint);
+            self.check_links(&settings)?;
+            let endpoint = EndpointRecord::new(network.id.clone(), settings, order);
+            networking.endpoints.insert(network.name.clone(), endpoint);
         }
         Ok(networking)
     }
@@ -108,6 +118,9 @@ impl Engine {
         &self,
         record: &ContainerRecord,
     ) -> Result<(Networking, NetPlan)> {
+        if let Some(path) = self.kept_namespace(record) {
+            return Ok((record.networking.clone(), NetPlan::Kept(path)));
+        }
         let mut networking = record.networking.clone();
         networking.sandbox = None;
         networking.ports = Vec::new();
@@ -136,7 +149,7 @@ impl Engine {
         networking.sandbox = Some(SandboxId::random());
         let mut planned = record.clone();
         planned.networking = networking;
-        match sandbox_spec(&planned) {
+        match self.sandbox_spec(&planned) {
             Some(spec) => Ok((planned.networking, NetPlan::Sandbox(spec))),
             None => Ok((planned.networking, NetPlan::Host)),
         }
@@ -153,9 +166,15 @@ impl Engine {
                 .resolve(endpoint.network.as_str())
                 .or_else(|_| self.network_table().resolve(name))?;
             endpoint.network = network.id.clone();
-            let prefer = wanted_addresses(&endpoint.config)?;
+            let wanted = Wanted {
+                fixed: wanted_addresses(&endpoint.config)?,
+                before: endpoint.before.clone(),
+            };
+            let owner = record.id.as_str();
+            let describe = |owner: &str| self.describe_owner(owner);
             let addresses =
-                self.network_table().allocate(&network.id, &prefer, record.id.as_str())?;
+                self.network_table().allocate(&network.id, &wanted, owner, &describe)?;
+            endpoint.before.clone_from(&addresses);
             let subnets = &network.ipam;
             let find = |v4: bool| {
                 let address = addresses.iter().find(|a| a.is_ipv4() == v4)?;
@@ -164,9 +183,17 @@ impl Engine {
             };
             let (four, six) = (find(true), find(false));
             let way_out = !network.internal;
-            let mac = match endpoint.config.mac_address.as_deref().filter(|m| !m.is_empty()) {
-                Some(text) => Some(text.parse::<MacAddr>().map_err(invalid)?),
-                None if !addresses.is_empty() => Some(MacAddr::random()),
+            let fixed = endpoint.config.mac_address.clone().filter(|m| !m.is_empty());
+            let own = !matches!(
+                network.driver,
+                DriverConfig::Host | DriverConfig::None | DriverConfig::Ipvlan(_)
+            );
+            let mac = match fixed {
+                Some(text) => Some(text.parse::<MacAddr>().map_err(invalid)?.to_string()),
+                None if own => {
+                    let made = || MacAddr::random().to_string();
+                    Some(endpoint.mac.get_or_insert_with(made).clone())
+                }
                 None => None,
             };
             endpoint.live = Some(EndpointLive {
@@ -175,38 +202,73 @@ impl Engine {
                 address6: six.map(|(net, _)| net),
                 gateway: four.map(|(_, gateway)| gateway).filter(|_| way_out),
                 gateway6: six.map(|(_, gateway)| gateway).filter(|_| way_out),
-                mac: mac.map(|m| m.to_string()),
+                mac,
             });
         }
         Ok(())
     }
 
-    fn take_ports(&self, record: &ContainerRecord, networking: &mut Networking) -> Result<()> {
-        if networking.mode == NetworkMode::None {
-            return Ok(());
-        }
-        let default_ip = self.inner.config.publish_address;
-        let requests = ports::requests(&record.config, &record.host_config, default_ip)?;
-        if requests.is_empty() {
-            return Ok(());
-        }
-        let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        let given = table.allocate(&requests, record.id.as_str(), &host_user).map_err(|e| {
-            let live = networking.endpoints.values().find_map(|e| e.live.as_ref());
-            let endpoint = live.map(|l| l.endpoint.short().to_owned()).unwrap_or_default();
-            EngineError::Start {
-                kind: e.kind(),
-                exit_code: 128,
-                message: format!(
-                    "failed to set up container networking: driver failed programming external \
-                     connectivity on endpoint {} ({endpoint}): {e}",
-                    record.name
-                ),
-            }
-        })?;
-        table.rename(record.id.as_str(), record.name.as_str());
-        networking.ports = given.iter().map(port_record).collect();
-        Ok(())
+    /// Whose an address is: the container's name, when it is a container's.
+    fn describe_owner(&self, owner: &str) -> String {
+        let found = owner.parse().ok().and_then(|id| self.container_by_id(&id));
+        found.map_or_else(|| owner.to_owned(), |c| format!("container {}", c.record().name))
+    }
+
+    /// What the networks' manager is told about a running container; `None`
+    /// when it has no namespace of its own.
+    #[must_use]
+    pub(crate) fn sandbox_spec(&self, record: &ContainerRecord) -> Option<SandboxSpec> {
+        let networking = &record.networking;
+        let sandbox = networking.sandbox.clone()?;
+        let mut endpoints: Vec<(&String, &EndpointRecord)> = networking.endpoints.iter().collect();
+        // The network of the mode comes first: it becomes eth0.
+        let main = record.host_config.network_mode.as_deref().unwrap_or_default();
+        endpoints.sort_by_key(|(name, e)| {
+            let first = name.as_str() == main || e.network.as_str() == main;
+            (!first, e.order, name.as_str())
+        });
+        let endpoints =
+            endpoints.into_iter().filter_map(|(n, e)| self.endpoint_spec(record, n, e)).collect();
+        // The runtime sets the container's kernel parameters.
+        let mut spec = SandboxSpec::new(sandbox, record.id.clone(), endpoints);
+        spec.ports = networking.ports.iter().filter_map(published).collect();
+        spec.dns = self.dns_spec(record);
+        Some(spec)
+    }
+
+    /// What the networks' manager is told about one connection; `None` while
+    /// there is none.
+    pub(crate) fn endpoint_spec(
+        &self,
+        record: &ContainerRecord,
+        name: &str,
+        e: &EndpointRecord,
+    ) -> Option<EndpointSpec> {
+        let live = e.live.as_ref()?;
+        let addresses = [live.address, live.address6].iter().flatten().map(IpNet::addr).collect();
+        let mut spec = EndpointSpec::new(live.endpoint.clone(), e.network.clone(), addresses);
+        spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
+        spec.names = endpoint::names(record, name, e);
+        spec.gateway_priority = e.config.gw_priority.unwrap_or_default();
+        // What was checked when it was asked for; a network that is gone has none.
+        let network = self.network_table().get(&e.network);
+        let options = network.and_then(|n| EndpointOptions::read(&n, &e.config).ok());
+        let options = options.unwrap_or_default();
+        spec.interface = options.interface;
+        spec.sysctls = options.sysctls;
+        spec.rate = options.rate;
+        spec.options = options.others;
+        Some(spec)
+    }
+
+    /// How names are looked up in a container.
+    pub(crate) fn dns_spec(&self, record: &ContainerRecord) -> DnsSpec {
+        let networking = &record.networking;
+        let own = record.host_config.dns.iter().flatten().filter_map(|s| s.parse().ok());
+        let own: Vec<_> = own.collect();
+        let servers = if own.is_empty() { self.inner.config.dns.clone() } else { own };
+        let serves = networking.endpoints.keys().any(|n| !PREDEFINED.contains(&n.as_str()));
+        DnsSpec { serves, servers, links: self.link_specs(networking) }
     }
 
     /// Gives addresses and ports of a run back. Repeatable.
@@ -263,6 +325,13 @@ impl Engine {
             ))
         })?;
         let state = &c.record().state;
+        if !state.has_process() && kind == "net" {
+            // Others may be in its namespace, which is then still there.
+            let owner = self.namespace_owner(&c.record()).unwrap_or_else(|| Arc::clone(&c));
+            if let Some(path) = self.kept_namespace(&owner.record()) {
+                return Ok(path);
+            }
+        }
         if !state.has_process() {
             return Err(EngineError::Conflict(format!(
                 "cannot join {what} of a non running container: {other}"
@@ -304,117 +373,14 @@ fn invalid(e: impl std::fmt::Display) -> EngineError {
     EngineError::Invalid(e.to_string())
 }
 
-fn port_record(port: &PublishedPort) -> PortRecord {
-    PortRecord {
-        proto: port.protocol.to_string(),
-        container_port: port.container_port,
-        host_ip: port.host_ip,
-        host_port: port.host_port,
-    }
-}
-
-fn published(port: &PortRecord) -> Option<PublishedPort> {
+/// A port of the record as the kernel's part knows it.
+pub(super) fn published(port: &PortRecord) -> Option<PublishedPort> {
     Some(PublishedPort {
         protocol: port.proto.parse().ok()?,
         host_ip: port.host_ip,
         host_port: port.host_port,
         container_port: port.container_port,
     })
-}
-
-fn wanted_addresses(config: &sampan_types::docker::EndpointSettings) -> Result<Vec<IpAddr>> {
-    let ipam = config.ipam_config.clone().unwrap_or_default();
-    [ipam.ipv4_address, ipam.ipv6_address]
-        .into_iter()
-        .flatten()
-        .filter(|text| !text.is_empty())
-        .map(|text| {
-            text.parse().map_err(|_| EngineError::Invalid(format!("invalid IP address: {text}")))
-        })
-        .collect()
-}
-
-/// Checks what a user asks of a connection to a network.
-pub(crate) fn check_endpoint(
-    network: &NetworkRecord,
-    config: &sampan_types::docker::EndpointSettings,
-) -> Result<()> {
-    if config.links.as_ref().is_some_and(|l| !l.is_empty()) {
-        return Err(EngineError::Invalid(
-            "links are not supported: connect the containers to a network of their own".to_owned(),
-        ));
-    }
-    let addresses = wanted_addresses(config)?;
-    if !addresses.is_empty() {
-        if network.is_predefined() {
-            return Err(EngineError::Invalid(
-                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP \
-                 address is supported on user defined networks only"
-                    .replace("network bridge", &format!("network {}", network.name)),
-            ));
-        }
-        if !network.ipam.iter().any(|i| i.chosen) {
-            return Err(EngineError::Invalid(format!(
-                "invalid config for network {}: invalid endpoint settings:\nuser specified IP \
-                 address is supported only when connecting to networks with user configured subnets",
-                network.name
-            )));
-        }
-    }
-    let aliases = config.aliases.as_ref().is_some_and(|a| !a.is_empty());
-    if aliases && network.is_predefined() {
-        return Err(EngineError::Invalid(
-            "network-scoped aliases are only supported for user-defined networks".to_owned(),
-        ));
-    }
-    if let Some(mac) = config.mac_address.as_deref().filter(|m| !m.is_empty()) {
-        if !matches!(network.driver, DriverConfig::Bridge(_)) {
-            return Err(EngineError::Invalid(
-                "conflicting options: mac-address and the network mode".to_owned(),
-            ));
-        }
-        let parsed: MacAddr = mac.parse().map_err(invalid)?;
-        if !parsed.is_unicast() {
-            return Err(EngineError::Invalid(format!("invalid MAC address {mac}: not unicast")));
-        }
-    }
-    if let Some((name, _)) = config.driver_opts.iter().flatten().next() {
-        return Err(EngineError::NotSupported(format!(
-            "driver option {name} of network {} is not supported",
-            network.name
-        )));
-    }
-    Ok(())
-}
-
-/// What the networks' manager is told about a running container; `None` when
-/// it has no namespace of its own.
-#[must_use]
-pub(crate) fn sandbox_spec(record: &ContainerRecord) -> Option<SandboxSpec> {
-    let networking = &record.networking;
-    let sandbox = networking.sandbox.clone()?;
-    let mut endpoints: Vec<(&String, &EndpointRecord)> = networking.endpoints.iter().collect();
-    // The network of the mode comes first: it becomes eth0.
-    let main = record.host_config.network_mode.as_deref().unwrap_or_default();
-    endpoints.sort_by_key(|(name, e)| {
-        (name.as_str() != main && e.network.as_str() != main, name.as_str())
-    });
-    let endpoints = endpoints
-        .into_iter()
-        .filter_map(|(_, e)| {
-            let live = e.live.as_ref()?;
-            let addresses =
-                [live.address, live.address6].iter().flatten().map(IpNet::addr).collect();
-            let mut spec = EndpointSpec::new(live.endpoint.clone(), e.network.clone(), addresses);
-            spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
-            spec.names = e.config.aliases.clone().unwrap_or_default();
-            Some(spec)
-        })
-        .collect();
-    // The runtime sets the container's kernel parameters.
-    let mut spec = SandboxSpec::new(sandbox, record.id.clone(), endpoints);
-    spec.ports = networking.ports.iter().filter_map(published).collect();
-    Some(spec)
 }
 
 /// A failure to make the network, as the API shows it.

@@ -12,13 +12,14 @@ use crate::record::{ContainerRecord, MountKind, NetworkMode};
 
 impl Engine {
     /// Releases everything of a record's run. Repeatable; an unfinished start
-    /// is released the same way.
-    pub(crate) async fn release_run(&self, record: &ContainerRecord) {
+    /// is released the same way. Says whether the network stays, because
+    /// others use it: then the record keeps it.
+    pub(crate) async fn release_run(&self, record: &ContainerRecord) -> bool {
         crate::fault!("exit:before-cleanup");
+        let kept = self.keeps_network(record);
         let network = async {
-            if let Some(sandbox) = &record.networking.sandbox {
-                note(record, "network", self.inner.networks.leave(sandbox).await);
-                crate::fault!("exit:after-leave");
+            if !kept {
+                self.leave_network(record).await;
             }
         };
         let rest = async {
@@ -28,6 +29,15 @@ impl Engine {
             crate::fault!("exit:after-unmount");
         };
         tokio::join!(network, rest);
+        kept
+    }
+
+    /// Takes a run's sandbox away and gives its addresses and ports back.
+    pub(super) async fn leave_network(&self, record: &ContainerRecord) {
+        if let Some(sandbox) = &record.networking.sandbox {
+            note(record, "network", self.inner.networks.leave(sandbox).await);
+            crate::fault!("exit:after-leave");
+        }
         if !matches!(record.networking.mode, NetworkMode::Container(_)) {
             self.give_back(&record.id, &record.networking);
         }

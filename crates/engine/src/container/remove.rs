@@ -20,7 +20,7 @@ pub struct RemoveOptions {
     pub force: bool,
     /// Remove its anonymous volumes too.
     pub volumes: bool,
-    /// Remove a link, not a container; refused.
+    /// Remove a link (`CONTAINER/ALIAS`), not a container.
     pub link: bool,
 }
 
@@ -30,12 +30,10 @@ impl Engine {
     /// # Errors
     /// It runs and `force` is not set.
     pub async fn container_remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
-        let (engine, c) = (self.clone(), self.container(id)?);
         if options.link {
-            return Err(EngineError::Invalid(
-                "links are not supported: there is none to remove".to_owned(),
-            ));
+            return self.link_remove(id).await;
         }
+        let (engine, c) = (self.clone(), self.container(id)?);
         self.detached(async move { engine.remove(&c, options).await }).await
     }
 

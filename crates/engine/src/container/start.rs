@@ -96,14 +96,20 @@ impl Engine {
             }
         });
         if let Err(e) = wished.await {
-            self.give_back(c.id(), &networking);
+            if !matches!(plan, NetPlan::Kept(_)) {
+                self.give_back(c.id(), &networking);
+            }
             return Err(e);
         }
         crate::fault!("start:after-record");
         let mut stages = Stages::begin();
         let record = c.record();
         let joined = async {
-            let NetPlan::Sandbox(spec) = &plan else { return Ok(None) };
+            let spec = match &plan {
+                NetPlan::Sandbox(spec) => spec,
+                NetPlan::Kept(path) => return Ok(Some(path.clone())),
+                NetPlan::Host | NetPlan::Join(_) => return Ok(None),
+            };
             let made = self.inner.networks.join(spec.clone()).await;
             let sandbox = made.map_err(|e| network::network_failure(&e))?;
             crate::fault!("start:after-join");
@@ -130,6 +136,7 @@ impl Engine {
         self.container_event(c, "start", &[]);
         crate::fault!("start:after-running");
         self.supervise(c, shim);
+        self.refresh_links_to(&c.record()).await;
         Ok(())
     }
 
@@ -140,17 +147,20 @@ impl Engine {
         if connected {
             self.network_events(c, &record.networking, "disconnect");
         }
-        self.release_run(&record).await;
+        let kept = self.release_run(&record).await;
         let code = match e {
             EngineError::Start { exit_code, .. } => *exit_code,
             _ => 128,
         };
         let error = e.to_string();
         c.change(|r| {
-            clear_run(r);
+            if !kept {
+                clear_run(r);
+            }
             r.desired = Desired::Stopped;
             step(r, Transition::Failed { code, error });
         });
+        self.release_kept_later(&record);
         // Clients that attached before the start see the end.
         c.take_waiting();
         if record.auto_remove() {

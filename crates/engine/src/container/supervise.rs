@@ -51,11 +51,13 @@ impl Engine {
                 record.restart_count,
                 record.manually_stopped,
             );
-        self.release_run(&record).await;
+        let kept = self.release_run(&record).await;
         let ran = status.finished.since(record.state.started);
         let exit = Exit { code: status.code, error: status.error.clone().unwrap_or_default() };
         c.change_at_exit(exit, |r| {
-            clear_run(r);
+            if !kept {
+                clear_run(r);
+            }
             if !restarts && r.desired == Desired::Running {
                 r.desired = Desired::Stopped;
             }
@@ -70,6 +72,7 @@ impl Engine {
             );
             r.state.error = status.error.clone().unwrap_or_default();
         });
+        self.release_kept_later(&record);
         self.inner.metrics.exits.inc();
         if status.oom_killed {
             self.container_event(c, "oom", &[]);

@@ -149,8 +149,17 @@ fn network(config: &ContainerConfig, host: &HostConfig) -> Checked {
         return refuse("conflicting options: hostname and the UTS mode");
     }
     let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    if some(&host.links) {
-        return refuse("links are not supported: connect the containers to a network of their own");
+    let links = |kind: &str| {
+        refuse(format!(
+            "conflicting options: {kind} type networking can't be used with links. This would \
+             result in undefined behavior"
+        ))
+    };
+    if some(&host.links) && matches!(mode, "host" | "none") {
+        return links(mode);
+    }
+    if some(&host.links) && container_mode(mode).is_some() {
+        return links("container");
     }
     if mode == "container" || container_mode(mode) == Some("") {
         return refuse("Invalid network mode: invalid container format container:<name|id>");

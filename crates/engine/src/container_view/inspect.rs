@@ -30,6 +30,10 @@ impl Engine {
         };
         let mut out = inspect(&record, &place, &self.exec_ids(container.id()));
         out["GraphDriver"] = self.graph_driver(&record);
+        let links = self.shown_links(&record);
+        if !links.is_empty() {
+            out["HostConfig"]["Links"] = json!(links);
+        }
         if size {
             self.add_sizes(container.id(), &mut out).await?;
         }
@@ -349,18 +353,16 @@ mod tests {
             host_ip: "0.0.0.0".parse().unwrap(),
             host_port: 8080,
         });
-        let endpoint = EndpointRecord {
-            network: NetworkId::random(),
-            config: docker::EndpointSettings::default(),
-            live: Some(EndpointLive {
-                endpoint: EndpointId::random(),
-                address: Some("172.17.0.2/16".parse().unwrap()),
-                address6: None,
-                gateway: Some("172.17.0.1".parse().unwrap()),
-                gateway6: None,
-                mac: Some("02:42:ac:11:00:02".to_owned()),
-            }),
-        };
+        let mut endpoint =
+            EndpointRecord::new(NetworkId::random(), docker::EndpointSettings::default(), 0);
+        endpoint.live = Some(EndpointLive {
+            endpoint: EndpointId::random(),
+            address: Some("172.17.0.2/16".parse().unwrap()),
+            address6: None,
+            gateway: Some("172.17.0.1".parse().unwrap()),
+            gateway6: None,
+            mac: Some("02:42:ac:11:00:02".to_owned()),
+        });
         record.networking.endpoints.insert("bridge".to_owned(), endpoint.clone());
         record.networking.endpoints.insert("mine".to_owned(), endpoint);
         record

@@ -153,7 +153,7 @@ pub(crate) fn endpoint(record: &ContainerRecord, network: &str, e: &EndpointReco
 }
 
 /// The names by which others on a user's network know a container.
-fn dns_names(record: &ContainerRecord, e: &EndpointRecord) -> Vec<String> {
+pub(crate) fn dns_names(record: &ContainerRecord, e: &EndpointRecord) -> Vec<String> {
     let mut names = vec![record.name.to_string()];
     names.extend(e.config.aliases.iter().flatten().cloned());
     names.push(record.id.short().to_owned());

@@ -21,7 +21,7 @@ mod top;
 
 pub use archive::{ArchiveOptions, PathStat};
 pub use commit::CommitOptions;
-pub(crate) use json::{config, null_if_empty, port_map};
+pub(crate) use json::{config, dns_names, null_if_empty, port_map};
 pub use list::ListOptions;
 pub use logs::{LogOutput, Logs, LogsOptions};
 pub use stats::StatsStream;

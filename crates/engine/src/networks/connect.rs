@@ -3,21 +3,19 @@
 //! Be aware: the record says it first. What a crash leaves undone in the
 //! kernel is made, or taken away, when the sandboxes are compared at start.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sampan_net::EndpointSpec;
-use sampan_types::EventType;
 use sampan_types::docker::EndpointSettings;
+use sampan_types::{EventType, SandboxId};
 
-use super::create::forbidden;
+use super::forbidden;
 use super::record::NetworkRecord;
 use crate::container::Container;
-use crate::container::network::check_endpoint;
+use crate::container::endpoint::check_endpoint;
 use crate::record::{
     ContainerRecord, EndpointLive, EndpointRecord, NetworkMode, Networking, Status,
 };
@@ -61,21 +59,20 @@ impl Engine {
             )));
         }
         check_endpoint(network, &config)?;
+        self.check_links(&config)?;
         let name = network.name.clone();
-        let mut endpoint = EndpointRecord { network: network.id.clone(), config, live: None };
-        let sandbox = record.networking.sandbox.clone().filter(|_| record.state.has_process());
+        let order = record.networking.endpoints.values().map(|e| e.order + 1).max();
+        let mut endpoint = EndpointRecord::new(network.id.clone(), config, order.unwrap_or(0));
+        // Also that of a container that does not run, when others are in it.
+        let sandbox = record.networking.sandbox.clone();
         if sandbox.is_some() {
-            let mut only = Networking {
-                mode: NetworkMode::Private,
-                endpoints: BTreeMap::from([(name.clone(), endpoint.clone())]),
-                sandbox: None,
-                ports: Vec::new(),
-            };
+            let mut only = Networking::new(NetworkMode::Private);
+            only.endpoints.insert(name.clone(), endpoint.clone());
             self.take_addresses(&record, &mut only)?;
-            endpoint.live = only.endpoints.remove(&name).and_then(|e| e.live);
+            endpoint = only.endpoints.remove(&name).unwrap_or(endpoint);
         }
         let live = endpoint.live.clone();
-        let aliases = endpoint.config.aliases.clone().unwrap_or_default();
+        crate::fault!("network-connect:before-record");
         let written = self
             .commit_change(container, |r| {
                 r.networking.endpoints.insert(name.clone(), endpoint);
@@ -87,8 +84,7 @@ impl Engine {
         }
         crate::fault!("network-connect:after-record");
         if let (Some(sandbox), Some(live)) = (sandbox, live) {
-            let spec = spec(network, &live, aliases);
-            if let Err(error) = self.networks().connect(&sandbox, spec).await {
+            if let Err(error) = self.attach(container, &sandbox, &name).await {
                 let undone = self
                     .commit_change(container, |r| {
                         r.networking.endpoints.remove(&name);
@@ -98,11 +94,24 @@ impl Engine {
                     tracing::error!(container = record.id.short(), %error, "a failed connection stays in the record");
                 }
                 self.release_addresses(network, Some(&live));
-                return Err(error.into());
+                return Err(error);
             }
+            crate::fault!("network-connect:after-kernel");
             self.change_hosts(&record, &live, true).await;
         }
         self.connection_event(network, &record, "connect");
+        Ok(())
+    }
+
+    /// Makes in the kernel what the record says of a connection.
+    async fn attach(&self, container: &Container, sandbox: &SandboxId, name: &str) -> Result<()> {
+        let record = container.record();
+        let endpoint = record.networking.endpoints.get(name);
+        let spec = endpoint.and_then(|e| self.endpoint_spec(&record, name, e));
+        let Some(spec) = spec else { return Ok(()) };
+        self.networks().connect(sandbox, spec).await?;
+        // The first network of the users' own brings the name service.
+        self.refresh_names(&record).await;
         Ok(())
     }
 
@@ -146,15 +155,17 @@ impl Engine {
                 record.id, network.name
             )));
         };
+        crate::fault!("network-disconnect:before-record");
         self.commit_change(container, |r| {
             r.networking.endpoints.remove(name);
         })
         .await?;
         crate::fault!("network-disconnect:after-record");
-        let sandbox = record.networking.sandbox.clone().filter(|_| record.state.has_process());
-        if let (Some(sandbox), Some(live)) = (sandbox, &endpoint.live) {
-            let done = self.networks().disconnect(&sandbox, &live.endpoint).await;
+        if let (Some(sandbox), Some(live)) = (&record.networking.sandbox, &endpoint.live) {
+            let done = self.networks().disconnect(sandbox, &live.endpoint).await;
+            crate::fault!("network-disconnect:after-kernel");
             self.change_hosts(&record, live, false).await;
+            self.refresh_names(&container.record()).await;
             self.release_addresses(network, Some(live));
             done?;
         }
@@ -197,14 +208,6 @@ impl Engine {
 
 fn addresses(live: &EndpointLive) -> impl Iterator<Item = IpNet> + use<> {
     [live.address, live.address6].into_iter().flatten()
-}
-
-fn spec(network: &NetworkRecord, live: &EndpointLive, aliases: Vec<String>) -> EndpointSpec {
-    let addresses = addresses(live).map(|a| a.addr()).collect();
-    let mut spec = EndpointSpec::new(live.endpoint.clone(), network.id.clone(), addresses);
-    spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
-    spec.names = aliases;
-    spec
 }
 
 /// Refuses what Docker refuses, with its words.

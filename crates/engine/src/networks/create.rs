@@ -1,16 +1,23 @@
 //! Making a network.
+//!
+//! Be aware: everything that a request says is checked before anything is
+//! written, and the record is written before the kernel is touched. A network
+//! that the kernel refuses leaves no record.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sampan_net::{BridgeConfig, DriverConfig, Subnet};
-use sampan_types::docker::{IpamConfig, NetworkCreateRequest};
-use sampan_types::{ErrorKind, EventType, NetworkId, NetworkName, Timestamp};
+use sampan_net::ipam::{ULA_SUBNET, choose, ula};
+use sampan_net::{DriverConfig, Subnet};
+use sampan_types::docker::NetworkCreateRequest;
+use sampan_types::{EventType, NetworkId, NetworkName, Timestamp};
 use serde_json::{Value, json};
 
+use super::drivers::{self, DriverInput};
+use super::host_routes::{self, HostRoute};
+use super::ipam::{self, Families};
 use super::record::{IpamRecord, NetworkRecord, PREDEFINED};
-use super::subnets;
+use super::{forbidden, options};
 use crate::{Engine, EngineError, Result};
 
 impl Engine {
@@ -26,7 +33,7 @@ impl Engine {
         Ok(json!({ "Id": network, "Warning": "" }))
     }
 
-    async fn make_network(&self, request: NetworkCreateRequest) -> Result<NetworkId> {
+    async fn make_network(&self, mut request: NetworkCreateRequest) -> Result<NetworkId> {
         let table = self.network_table();
         let _change = table.changes.lock().await;
         let all = table.all();
@@ -36,47 +43,122 @@ impl Engine {
                 request.name
             )));
         }
-        let ipam = match chosen_subnet(&request)? {
-            Some(ipam) => ipam,
-            None => {
-                let subnet = table.choose_subnet()?;
-                let gateway = subnets::first_host(&subnet).ok_or_else(|| {
-                    EngineError::Invalid(format!("subnet {subnet} has no room for a gateway"))
-                })?;
-                let auxiliary = BTreeMap::new();
-                IpamRecord { subnet, range: None, gateway, auxiliary, chosen: false }
-            }
-        };
-        let taken = all.iter().flat_map(|n| n.ipam.iter().map(move |i| (n, i.subnet)));
-        if let Some((other, subnet)) =
-            taken.into_iter().find(|(_, subnet)| subnets::overlap(subnet, &ipam.subnet))
-        {
-            return Err(forbidden(format!(
-                "invalid pool request: Pool overlaps with other one on this address space: {} \
-                 overlaps with {subnet} of network {}",
-                ipam.subnet, other.name
-            )));
+        let config_from = config_from(&request);
+        if let Some(from) = &config_from {
+            let found = all.iter().find(|n| n.config_only && n.name == *from);
+            let found = found.ok_or_else(|| {
+                EngineError::NotFound(format!("configuration network {from:?} not found"))
+            })?;
+            inherit(&mut request, found)?;
         }
-        let record = record(request, ipam)?;
-        if let DriverConfig::Bridge(bridge) = &record.driver {
-            bridge.validate(&record.name)?;
-        }
+        let mut record = self.draft_network(&request).await?;
+        record.config_from = config_from;
+        crate::fault!("network-create:before-record");
         let record = table.insert(record).await?;
         crate::fault!("network-create:after-record");
-        if let Err(error) = self.networks().create_network(record.spec()).await {
-            if let Err(error) = table.delete(&record).await {
-                tracing::error!(network = %record.name, %error, "the record of a network that could not be made stays");
+        if !record.config_only {
+            if let Err(error) = self.networks().create_network(record.spec()).await {
+                if let Err(error) = table.delete(&record).await {
+                    tracing::error!(network = %record.name, %error, "the record of a network that could not be made stays");
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
+            crate::fault!("network-create:after-kernel");
         }
         self.network_event(&record, "create");
         Ok(record.id.clone())
+    }
+
+    /// The record of a network, with everything chosen and checked. The caller
+    /// holds `changes`.
+    async fn draft_network(&self, request: &NetworkCreateRequest) -> Result<NetworkRecord> {
+        let (id, name) = (NetworkId::random(), request.name.clone());
+        let driver = driver_name(request).to_owned();
+        let options: BTreeMap<String, String> =
+            request.options.clone().unwrap_or_default().into_iter().collect();
+        let config_only = request.config_only.unwrap_or(false);
+        let mut subnets = ipam::named(request)?;
+        let families = ipam::families(request, &subnets)?;
+        if !config_only {
+            let routes = self.blocking(|| Ok(host_routes::host_routes())).await?;
+            self.complete_subnets(&mut subnets, families, &routes)?;
+            ipam::check_networks(&subnets, self.network_table().all().iter().map(|n| &**n))?;
+            if !drivers::shares_lan(&driver) && !options::allows_overlap(&name, &options)? {
+                let own = options.get("com.docker.network.bridge.name");
+                let chosen: Vec<IpamRecord> =
+                    subnets.iter().filter(|s| s.chosen).cloned().collect();
+                ipam::check_routes(&chosen, &routes, own.map_or("", String::as_str))?;
+            }
+        }
+        let internal = request.internal.unwrap_or(false);
+        let config = if config_only {
+            DriverConfig::None
+        } else {
+            let subnets =
+                subnets.iter().map(|i| Subnet { net: i.subnet, gateway: i.gateway }).collect();
+            let options = options::of_driver(&options);
+            let (id, name) = (&id, name.as_str());
+            let input = DriverInput { driver: &driver, id, name, options, subnets, internal };
+            self.driver_config(input).await?
+        };
+        Ok(NetworkRecord {
+            id,
+            name,
+            created: Timestamp::now(),
+            driver: config,
+            options,
+            labels: request.labels.clone().unwrap_or_default().into_iter().collect(),
+            ipam: subnets,
+            ipam_options: BTreeMap::new(),
+            internal,
+            attachable: request.attachable.unwrap_or(false),
+            ipv4: families.v4,
+            ipv6: families.v6,
+            config_only,
+            config_from: None,
+        })
+    }
+
+    /// Adds a subnet of each family that is asked for and has none.
+    fn complete_subnets(
+        &self,
+        subnets: &mut Vec<IpamRecord>,
+        families: Families,
+        routes: &[HostRoute],
+    ) -> Result<()> {
+        let mut taken = host_routes::networks(routes, "");
+        for (wanted, v6) in [(families.v4, false), (families.v6, true)] {
+            if !wanted || subnets.iter().any(|s| s.subnet.addr().is_ipv6() == v6) {
+                continue;
+            }
+            taken.extend(subnets.iter().map(|s| s.subnet));
+            let subnet = self.network_table().choose_subnet(&taken, v6)?;
+            subnets.push(ipam::unnamed(subnet)?);
+        }
+        subnets.sort_by_key(|s| s.subnet.addr().is_ipv6());
+        Ok(())
     }
 
     pub(super) fn network_event(&self, network: &NetworkRecord, action: &str) {
         let carried = [("name", network.name.as_str()), ("type", network.driver_name())];
         self.event_bus().publish(EventType::Network, action, network.id.as_str(), carried);
     }
+}
+
+/// The pool that IPv6 subnets come from when the configuration names none.
+pub(super) fn default_pool6(instance: &NetworkId) -> (IpNet, u8) {
+    (ula(instance.as_str()), ULA_SUBNET)
+}
+
+/// A subnet of the pools that nothing in `taken` overlaps.
+pub(super) fn choose_from(pools: &[(IpNet, u8)], taken: &[IpNet], v6: bool) -> Result<IpNet> {
+    choose(pools, taken, v6).ok_or_else(|| {
+        EngineError::Invalid(
+            "all predefined address pools have been fully subnetted; remove networks, name a \
+             subnet, or start the daemon with another --default-address-pool"
+                .to_owned(),
+        )
+    })
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -86,46 +168,43 @@ fn check_name(name: &str) -> Result<()> {
     name.parse::<NetworkName>().map(|_| ()).map_err(|e| EngineError::Invalid(e.to_string()))
 }
 
-/// An error that answers 403 with Docker's words.
-pub(super) fn forbidden(text: String) -> EngineError {
-    EngineError::Part { kind: ErrorKind::Forbidden, context: String::new(), source: text.into() }
+fn driver_name(request: &NetworkCreateRequest) -> &str {
+    request.driver.as_deref().filter(|d| !d.is_empty()).unwrap_or("bridge")
 }
 
-/// Refuses drivers and kinds of networks that are not made here.
+fn config_from(request: &NetworkCreateRequest) -> Option<String> {
+    request.config_from.as_ref().and_then(|c| c.network.clone()).filter(|n| !n.is_empty())
+}
+
+/// Refuses kinds of networks that are not made here.
 fn check_kind(request: &NetworkCreateRequest) -> Result<()> {
-    let driver = request.driver.as_deref().filter(|d| !d.is_empty()).unwrap_or("bridge");
-    match driver {
-        "bridge" => {}
-        "host" | "null" => {
-            return Err(forbidden(format!("only one instance of {driver:?} network is allowed")));
-        }
-        "overlay" | "ipvlan" | "macvlan" => {
-            return Err(EngineError::NotSupported(format!(
-                "network driver {driver} is not supported: use bridge"
-            )));
-        }
-        other => {
-            return Err(EngineError::NotFound(format!(
-                "could not find plugin {other} in v1 plugin registry: plugin {other:?} not found"
-            )));
-        }
+    drivers::check(driver_name(request))?;
+    let config_only = request.config_only.unwrap_or(false);
+    if config_only && config_from(request).is_some() {
+        return Err(forbidden(
+            "a configuration network cannot depend on another configuration network".to_owned(),
+        ));
     }
-    let ipam_driver = request.ipam.as_ref().and_then(|i| i.driver.as_deref()).unwrap_or_default();
-    let config_from = request.config_from.as_ref().and_then(|c| c.network.as_deref());
+    let ipam = request.ipam.as_ref();
+    let ipam_driver = ipam.and_then(|i| i.driver.as_deref()).unwrap_or_default();
+    if !matches!(ipam_driver, "" | "default") {
+        return Err(EngineError::NotFound(format!(
+            "network {}: could not find IPAM plugin {ipam_driver}: plugin {ipam_driver:?} not \
+             found",
+            request.name
+        )));
+    }
+    if let Some((key, _)) = ipam.and_then(|i| i.options.as_ref()).and_then(|o| o.iter().next()) {
+        return Err(EngineError::NotSupported(format!(
+            "network {}: IPAM option {key} is not supported by IPAM driver default",
+            request.name
+        )));
+    }
     let unsupported = [
-        (request.enable_ipv6.unwrap_or(false), "an IPv6 network"),
-        (!request.enable_ipv4.unwrap_or(true), "a network without IPv4"),
         (request.ingress.unwrap_or(false), "an ingress network"),
-        (request.config_only.unwrap_or(false), "a configuration-only network"),
-        (config_from.is_some_and(|n| !n.is_empty()), "a network by the configuration of another"),
         (
             request.scope.as_deref().is_some_and(|s| !s.is_empty() && s != "local"),
             "a scope other than local",
-        ),
-        (!matches!(ipam_driver, "" | "default"), "an IPAM driver other than default"),
-        (
-            request.ipam.iter().flat_map(|i| i.options.iter().flatten()).next().is_some(),
-            "an option of the IPAM driver",
         ),
     ];
     match unsupported.iter().find(|(asked, _)| *asked) {
@@ -137,131 +216,45 @@ fn check_kind(request: &NetworkCreateRequest) -> Result<()> {
     }
 }
 
-/// The subnet that the request names.
-fn chosen_subnet(request: &NetworkCreateRequest) -> Result<Option<IpamRecord>> {
-    let configs = request.ipam.as_ref().and_then(|i| i.config.as_deref()).unwrap_or_default();
-    let given = |c: &&IpamConfig| {
-        let fields = [&c.subnet, &c.ip_range, &c.gateway];
-        fields.iter().any(|f| f.as_deref().is_some_and(|t| !t.is_empty()))
-            || c.auxiliary_addresses.as_ref().is_some_and(|a| !a.is_empty())
+/// Fills a request in from a configuration-only network.
+fn inherit(request: &mut NetworkCreateRequest, from: &NetworkRecord) -> Result<()> {
+    let some = |map: &Option<std::collections::HashMap<String, String>>| {
+        map.as_ref().is_some_and(|m| !m.is_empty())
     };
-    let configs: Vec<&IpamConfig> = configs.iter().filter(given).collect();
-    match configs.as_slice() {
-        [] => Ok(None),
-        [config] => ipam(&request.name, config).map(Some),
-        _ => Err(EngineError::NotSupported(format!(
-            "network {}: several subnets are not supported: name one",
-            request.name
-        ))),
+    let own_ipam = request
+        .ipam
+        .as_ref()
+        .and_then(|i| i.config.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.subnet.is_some()));
+    if some(&request.options) || some(&request.labels) || own_ipam {
+        return Err(forbidden(
+            "user-specified configurations are not supported if the network depends on a \
+             configuration network"
+                .to_owned(),
+        ));
     }
-}
-
-fn ipam(name: &str, config: &IpamConfig) -> Result<IpamRecord> {
-    let wrong = |what: &str, text: &str| {
-        EngineError::Invalid(format!(
-            "invalid network config:\ninvalid {what} {text}: invalid CIDR or address"
-        ))
-    };
-    let text = |field: &Option<String>| field.clone().filter(|t| !t.is_empty());
-    let Some(subnet) = text(&config.subnet) else {
-        return Err(EngineError::Invalid(format!(
-            "network {name}: a gateway, range or auxiliary address needs a subnet"
-        )));
-    };
-    let subnet: IpNet = subnet.parse().map_err(|_| wrong("subnet", &subnet))?;
-    if subnet.trunc() != subnet {
-        return Err(EngineError::Invalid(format!(
-            "invalid network config:\ninvalid subnet {subnet}: it should be {}",
-            subnet.trunc()
-        )));
-    }
-    let range = match text(&config.ip_range) {
-        Some(text) => Some(text.parse::<IpNet>().map_err(|_| wrong("ip-range", &text))?.trunc()),
-        None => None,
-    };
-    if let Some(range) = range.filter(|r| !subnet.contains(r)) {
-        return Err(EngineError::Invalid(format!(
-            "invalid network config:\ninvalid ip-range {range}: parent subnet is {subnet}"
-        )));
-    }
-    let address = |what: &str, text: &str| -> Result<IpAddr> {
-        let found: IpAddr = text.parse().map_err(|_| wrong(what, text))?;
-        if subnet.contains(&found) {
-            return Ok(found);
-        }
-        Err(EngineError::Invalid(format!(
-            "invalid network config:\ninvalid {what} {text}: parent subnet is {subnet}"
-        )))
-    };
-    let gateway = match text(&config.gateway) {
-        Some(text) => address("gateway", &text)?,
-        None => subnets::first_host(&range.unwrap_or(subnet))
-            .ok_or_else(|| EngineError::Invalid(format!("subnet {subnet} has no room")))?,
-    };
-    let auxiliary: Result<BTreeMap<String, IpAddr>> = config
-        .auxiliary_addresses
+    let config = from
+        .ipam
         .iter()
-        .flatten()
-        .map(|(name, text)| Ok((name.clone(), address("auxiliary address", text)?)))
+        .map(|i| sampan_types::docker::IpamConfig {
+            subnet: Some(i.subnet.to_string()),
+            ip_range: i.range.map(|r| r.to_string()),
+            gateway: Some(i.gateway.to_string()),
+            auxiliary_addresses: (!i.auxiliary.is_empty())
+                .then(|| i.auxiliary.iter().map(|(k, v)| (k.clone(), v.to_string())).collect()),
+        })
         .collect();
-    Ok(IpamRecord { subnet, range, gateway, auxiliary: auxiliary?, chosen: true })
-}
-
-/// The record, with the driver's options read.
-fn record(request: NetworkCreateRequest, ipam: IpamRecord) -> Result<NetworkRecord> {
-    let id = NetworkId::random();
-    let options: BTreeMap<String, String> =
-        request.options.unwrap_or_default().into_iter().collect();
-    let subnet = Subnet { net: ipam.subnet, gateway: ipam.gateway };
-    let mut bridge = BridgeConfig::new(BridgeConfig::name_for(&id), subnet);
-    bridge.internal = request.internal.unwrap_or(false);
-    for (key, value) in &options {
-        set_option(&mut bridge, &request.name, key, value)?;
-    }
-    Ok(NetworkRecord {
-        id,
-        name: request.name,
-        created: Timestamp::now(),
-        driver: DriverConfig::Bridge(bridge),
-        options,
-        labels: request.labels.unwrap_or_default().into_iter().collect(),
-        ipam: vec![ipam],
-        ipam_options: BTreeMap::new(),
-        internal: request.internal.unwrap_or(false),
-        attachable: request.attachable.unwrap_or(false),
-    })
-}
-
-fn set_option(bridge: &mut BridgeConfig, network: &str, key: &str, value: &str) -> Result<()> {
-    let wrong = || {
-        EngineError::Invalid(format!("network {network}: invalid value {value:?} of option {key}"))
-    };
-    let flag = || match value {
-        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
-        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
-        _ => Err(wrong()),
-    };
-    match key {
-        "com.docker.network.bridge.name" => bridge.bridge = value.to_owned(),
-        "com.docker.network.bridge.enable_icc" => bridge.icc = flag()?,
-        "com.docker.network.bridge.enable_ip_masquerade" => bridge.masquerade = flag()?,
-        "com.docker.network.driver.mtu" => bridge.mtu = value.parse().map_err(|_| wrong())?,
-        "com.docker.network.bridge.host_binding_ipv4" if value == "0.0.0.0" => {}
-        "com.docker.network.enable_ipv4" if flag()? => {}
-        "com.docker.network.enable_ipv6" if !flag()? => {}
-        _ => {
-            return Err(EngineError::NotSupported(format!(
-                "network {network}: option {key}={value} is not supported"
-            )));
-        }
-    }
+    request.ipam = Some(sampan_types::docker::Ipam { config: Some(config), ..Default::default() });
+    request.options = Some(from.options.clone().into_iter().collect());
+    request.labels = Some(from.labels.clone().into_iter().collect());
+    (request.enable_ipv4, request.enable_ipv6) = (Some(from.ipv4), Some(from.ipv6));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use sampan_types::Kind;
     use sampan_types::docker::Ipam;
+    use sampan_types::{ErrorKind, Kind};
 
     use super::*;
 
@@ -282,55 +275,28 @@ mod tests {
         };
         assert_eq!(kind("host").to_string(), "only one instance of \"host\" network is allowed");
         assert_eq!(kind("host").kind(), ErrorKind::Forbidden);
-        assert_eq!(kind("macvlan").kind(), ErrorKind::NotImplemented);
-        assert_eq!(kind("nope").kind(), ErrorKind::NotFound);
+        assert_eq!(kind("overlay").kind(), ErrorKind::NotImplemented);
         assert!(check_kind(&request(|_| ())).is_ok());
-        assert!(check_kind(&request(|r| r.enable_ipv6 = Some(true))).is_err());
-    }
-
-    fn with(f: impl FnOnce(&mut IpamConfig)) -> Result<Option<IpamRecord>> {
-        let mut config = IpamConfig::default();
-        f(&mut config);
-        let ipam = Ipam { config: Some(vec![config]), ..Default::default() };
-        chosen_subnet(&request(|r| r.ipam = Some(ipam)))
     }
 
     #[test]
-    fn subnets_are_read_and_checked() {
-        assert_eq!(with(|_| ()).unwrap(), None);
-        let text = |t: &str| Some(t.to_owned());
-        let ipam = with(|c| c.subnet = text("10.5.0.0/24")).unwrap().unwrap();
-        assert_eq!(ipam.gateway, "10.5.0.1".parse::<IpAddr>().unwrap());
-        assert!(with(|c| c.subnet = text("10.5.0.1/24")).is_err());
-        assert!(with(|c| c.subnet = text("x")).is_err());
-        assert!(with(|c| c.gateway = text("10.5.0.1")).is_err());
-        let outside = with(|c| {
-            c.subnet = text("10.5.0.0/24");
-            c.gateway = text("10.6.0.1");
-        });
-        assert!(outside.unwrap_err().to_string().contains("parent subnet is 10.5.0.0/24"));
-        let range = with(|c| {
-            c.subnet = text("10.5.0.0/16");
-            c.ip_range = text("10.5.7.0/24");
-        });
-        assert_eq!(range.unwrap().unwrap().gateway, "10.5.7.1".parse::<IpAddr>().unwrap());
+    fn unknown_ways_of_address_management_are_refused_by_name() {
+        let with = |driver: Option<&str>, option: Option<&str>| {
+            let options = option.map(|o| [(o.to_owned(), String::new())].into());
+            let driver = driver.map(str::to_owned);
+            let ipam = Ipam { driver, options, ..Default::default() };
+            check_kind(&request(|r| r.ipam = Some(ipam)))
+        };
+        assert!(with(Some("default"), None).is_ok());
+        assert!(with(Some("dhcp"), None).unwrap_err().to_string().contains("\"dhcp\""));
+        assert!(with(None, Some("foo")).unwrap_err().to_string().contains("foo"));
     }
 
     #[test]
-    fn options_are_read_or_refused() {
-        let ipam = with(|c| c.subnet = Some("10.5.0.0/24".to_owned())).unwrap().unwrap();
-        let made = |key: &str, value: &str| {
-            let options = Some([(key.to_owned(), value.to_owned())].into());
-            record(request(|r| r.options = options), ipam.clone())
-        };
-        let driver = |key: &str, value: &str| match made(key, value).unwrap().driver {
-            DriverConfig::Bridge(bridge) => bridge,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(driver("com.docker.network.bridge.name", "br7").bridge, "br7");
-        assert_eq!(driver("com.docker.network.driver.mtu", "1400").mtu, 1400);
-        assert!(!driver("com.docker.network.bridge.enable_icc", "false").icc);
-        assert!(made("com.docker.network.driver.mtu", "big").is_err());
-        assert_eq!(made("what", "ever").unwrap_err().kind(), ErrorKind::NotImplemented);
+    fn a_pool_that_is_used_up_says_so() {
+        let pools = [("10.9.0.0/25".parse().unwrap(), 25)];
+        assert!(choose_from(&pools, &[], false).is_ok());
+        let error = choose_from(&pools, &["10.9.0.3/32".parse().unwrap()], false).unwrap_err();
+        assert!(error.to_string().contains("--default-address-pool"), "{error}");
     }
 }

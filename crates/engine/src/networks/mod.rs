@@ -11,11 +11,67 @@
 
 mod connect;
 mod create;
+mod drivers;
+mod host_routes;
+mod ipam;
+mod options;
+mod plugins;
+mod predefined;
 mod record;
 mod remove;
-mod subnets;
 mod table;
 mod view;
 
+use sampan_types::ErrorKind;
+
+use crate::EngineError;
+
 pub use record::{IpamRecord, NetworkRecord, PREDEFINED};
-pub use table::NetworkTable;
+pub use table::{NetworkTable, Wanted};
+
+/// An error that answers 403 with Docker's words.
+fn forbidden(text: String) -> EngineError {
+    EngineError::Part { kind: ErrorKind::Forbidden, context: String::new(), source: text.into() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use sampan_net::DriverConfig;
+    use sampan_types::{NetworkId, Timestamp};
+
+    use super::*;
+
+    /// A network with nothing special about it: its subnets were chosen.
+    pub(crate) fn network(name: &str, driver: DriverConfig) -> NetworkRecord {
+        let mut record = NetworkRecord {
+            id: NetworkId::random(),
+            name: name.to_owned(),
+            created: Timestamp::from_nanos(1),
+            driver,
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            ipam: Vec::new(),
+            ipam_options: BTreeMap::new(),
+            internal: false,
+            attachable: false,
+            ipv4: true,
+            ipv6: false,
+            config_only: false,
+            config_from: None,
+        };
+        let subnets = record.spec().subnets().to_vec();
+        record.ipam = subnets
+            .iter()
+            .map(|s| IpamRecord {
+                subnet: s.net,
+                range: None,
+                gateway: s.gateway,
+                auxiliary: BTreeMap::new(),
+                chosen: true,
+            })
+            .collect();
+        record
+    }
+}

@@ -70,6 +70,23 @@ pub struct NetworkRecord {
     pub internal: bool,
     /// The user's `--attachable`: only shown.
     pub attachable: bool,
+    /// Whether containers on it have IPv4 addresses.
+    #[serde(default = "yes")]
+    pub ipv4: bool,
+    /// Whether containers on it have IPv6 addresses.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// Whether it is a configuration for others (`--config-only`) and nothing
+    /// in the kernel.
+    #[serde(default)]
+    pub config_only: bool,
+    /// The network whose configuration it has (`--config-from`).
+    #[serde(default)]
+    pub config_from: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One subnet of a network.

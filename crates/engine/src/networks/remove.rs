@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sampan_types::{EventType, Timestamp};
 use serde_json::{Value, json};
 
-use super::create::forbidden;
+use super::forbidden;
 use super::record::NetworkRecord;
 use crate::filters::Filters;
 use crate::{Engine, Result};
@@ -47,9 +47,19 @@ impl Engine {
                 on.join(", ")
             )));
         }
+        let dependent = |n: &&Arc<NetworkRecord>| n.config_from.as_ref() == Some(&network.name);
+        let all = table.all();
+        if let Some(other) = all.iter().find(dependent).filter(|_| network.config_only) {
+            return Err(forbidden(format!(
+                "configuration network {:?} is in use by network {}",
+                network.name, other.name
+            )));
+        }
+        crate::fault!("network-remove:before-kernel");
         self.networks().delete_network(&network.id).await?;
         crate::fault!("network-remove:after-kernel");
         table.delete(network).await?;
+        crate::fault!("network-remove:after-record");
         self.network_event(network, "destroy");
         Ok(())
     }

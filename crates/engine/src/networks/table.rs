@@ -1,18 +1,19 @@
 //! All networks by id and name, with their address pools.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use sampan_net::ipam::Pool;
-use sampan_net::{BridgeConfig as NetBridge, DriverConfig, NetworkSpec, Subnet};
+use sampan_net::ipam::{IpamError, Pool, default_pools};
+use sampan_net::{DriverConfig, NetworkSpec};
 use sampan_store::{Op, Store, Transaction};
-use sampan_types::{NetworkId, Timestamp, looks_like_id_prefix};
+use sampan_types::{NetworkId, looks_like_id_prefix};
 
-use super::record::{IpamRecord, NetworkRecord, PREFIX};
-use super::subnets;
-use crate::config::{BridgeConfig, EngineConfig};
+use super::create::{choose_from, default_pool6};
+use super::predefined::predefined;
+use super::record::{NetworkRecord, PREFIX};
+use crate::config::EngineConfig;
 use crate::{EngineError, Result};
 
 /// All networks.
@@ -37,14 +38,67 @@ struct Entry {
 
 impl Entry {
     fn new(record: NetworkRecord) -> Result<Self> {
-        let pools = record
+        let mut pools = record
             .ipam
             .iter()
             .map(|i| Pool::new(i.subnet, i.range, Some(i.gateway), &i.auxiliary))
-            .collect::<std::result::Result<_, _>>()
+            .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(EngineError::part)?;
+        if let DriverConfig::Macvlan(config) = &record.driver {
+            for address in &config.host_addresses {
+                let pool = pools.iter_mut().find(|p| p.subnet().contains(address));
+                pool.map(|p| p.reserve(*address, "the host"))
+                    .transpose()
+                    .map_err(EngineError::part)?;
+            }
+        }
         Ok(Self { record: Arc::new(record), pools })
     }
+
+    /// An address of one family; none when the network has no such subnet.
+    fn take(
+        &mut self,
+        v6: bool,
+        wanted: &Wanted,
+        owner: &str,
+    ) -> std::result::Result<Option<IpAddr>, IpamError> {
+        let of = |list: &[IpAddr]| list.iter().find(|a| a.is_ipv6() == v6).copied();
+        let mut pools: Vec<&mut Pool> =
+            self.pools.iter_mut().filter(|p| p.subnet().addr().is_ipv6() == v6).collect();
+        if let Some(address) = of(&wanted.fixed) {
+            let pool = pools.iter_mut().find(|p| p.subnet().contains(&address));
+            return pool.map(|p| p.allocate(Some(address), owner)).transpose();
+        }
+        if let Some(address) = of(&wanted.before)
+            && let Some(pool) = pools.iter_mut().find(|p| p.subnet().contains(&address))
+            && let Ok(address) = pool.allocate(Some(address), owner)
+        {
+            return Ok(Some(address));
+        }
+        let mut full = None;
+        for pool in pools {
+            match pool.allocate(None, owner) {
+                Ok(address) => return Ok(Some(address)),
+                Err(error) => full = full.or(Some(error)),
+            }
+        }
+        full.map_or(Ok(None), Err)
+    }
+
+    fn release(&mut self, address: IpAddr) {
+        for pool in self.pools.iter_mut().filter(|p| p.subnet().contains(&address)) {
+            pool.release(address);
+        }
+    }
+}
+
+/// Which addresses an endpoint shall have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// These and no others: the user's.
+    pub fixed: Vec<IpAddr>,
+    /// These when they are free: it had them before.
+    pub before: Vec<IpAddr>,
 }
 
 impl NetworkTable {
@@ -62,13 +116,12 @@ impl NetworkTable {
                 Err(error) => tracing::error!(%error, "a network is left out"),
             }
         }
-        let pools = if config.address_pools.is_empty() {
-            subnets::default_pools()
-        } else {
-            config.address_pools.clone()
-        };
+        let mut pools = config.address_pools.clone();
+        if !pools.iter().any(|(base, _)| base.addr().is_ipv4()) {
+            pools.extend(default_pools());
+        }
         let mut ops = Vec::new();
-        for record in predefined(config.bridge.as_ref(), &pools, &records)? {
+        for record in predefined(config.bridge.as_ref(), &pools, &records).await? {
             let old = records.iter().position(|r| r.name == record.name);
             let old = old.map(|at| records.swap_remove(at));
             if old.as_ref() != Some(&record) {
@@ -82,6 +135,11 @@ impl NetworkTable {
         }
         if !ops.is_empty() {
             store.commit(Transaction { conditions: Vec::new(), ops }).await?;
+        }
+        // The networks that are always there have ids that no other host has.
+        let instance = records.iter().find(|r| r.name == "host").map(|r| r.id.clone());
+        if let Some(instance) = instance.filter(|_| !pools.iter().any(|p| p.0.addr().is_ipv6())) {
+            pools.push(default_pool6(&instance));
         }
         let mut entries = BTreeMap::new();
         for record in records {
@@ -137,41 +195,49 @@ impl NetworkTable {
     /// What the kernel's part is told at start.
     #[must_use]
     pub fn specs(&self) -> Vec<NetworkSpec> {
-        self.entries().values().map(|e| e.record.spec()).collect()
+        let entries = self.entries();
+        entries.values().filter(|e| !e.record.config_only).map(|e| e.record.spec()).collect()
     }
 
-    /// Takes an address of each of the network's subnets for `owner` (an
-    /// endpoint's or container's id); `prefer` names those that must be taken.
-    /// None for the drivers host and none. All or nothing.
+    /// Takes an address of each family of the network for `owner` (an
+    /// endpoint's or container's id): the one that is wanted, else one of the
+    /// first subnet with room. None for the drivers host and none. All or
+    /// nothing. `describe` tells whose an owner is, for messages.
     ///
     /// # Errors
     /// No such network, no address left, an address in use or in no subnet.
     pub fn allocate(
         &self,
         network: &NetworkId,
-        prefer: &[IpAddr],
+        wanted: &Wanted,
         owner: &str,
+        describe: &dyn Fn(&str) -> String,
     ) -> Result<Vec<IpAddr>> {
         let mut entries = self.entries();
         let entry = entries.get_mut(network).ok_or_else(|| not_found(network))?;
         let inside = |a: &&IpAddr| entry.pools.iter().any(|p| p.subnet().contains(*a));
-        if let Some(stray) = prefer.iter().find(|a| !inside(a)) {
+        if let Some(stray) = wanted.fixed.iter().find(|a| !inside(a)) {
+            let subnets: Vec<String> = entry.pools.iter().map(|p| p.subnet().to_string()).collect();
             return Err(EngineError::Invalid(format!(
-                "invalid address {stray}: it is in none of the subnets of network {}",
-                entry.record.name
+                "invalid address {stray}: it is in none of the subnets of network {}: {}",
+                entry.record.name,
+                subnets.join(", ")
             )));
         }
         let mut taken: Vec<IpAddr> = Vec::new();
-        for at in 0..entry.pools.len() {
-            let subnet = entry.pools[at].subnet();
-            let wanted = prefer.iter().find(|a| subnet.contains(*a)).copied();
-            match entry.pools[at].allocate(wanted, owner) {
-                Ok(address) => taken.push(address),
+        for v6 in [false, true] {
+            match entry.take(v6, wanted, owner) {
+                Ok(address) => taken.extend(address),
                 Err(error) => {
-                    for (pool, address) in entry.pools.iter_mut().zip(taken) {
-                        pool.release(address);
+                    for address in taken {
+                        entry.release(address);
                     }
-                    return Err(EngineError::part(error));
+                    return Err(EngineError::part(match error {
+                        IpamError::InUse { address, subnet, by } => {
+                            IpamError::InUse { address, subnet, by: describe(&by) }
+                        }
+                        other => other,
+                    }));
                 }
             }
         }
@@ -198,17 +264,17 @@ impl NetworkTable {
     /// Gives an address back. Success when nobody had it.
     pub fn release(&self, network: &NetworkId, address: IpAddr) {
         if let Some(entry) = self.entries().get_mut(network) {
-            for pool in entry.pools.iter_mut().filter(|p| p.subnet().contains(&address)) {
-                pool.release(address);
-            }
+            entry.release(address);
         }
     }
 
-    /// A subnet that no network and no route of the host has.
-    pub(super) fn choose_subnet(&self) -> Result<IpNet> {
-        let mut taken = host_routes("");
-        taken.extend(self.entries().values().flat_map(|e| e.record.ipam.iter().map(|i| i.subnet)));
-        subnets::choose(&self.pools, &taken).ok_or_else(no_subnet)
+    /// A subnet of the pools that no network has and nothing in `taken`.
+    pub(super) fn choose_subnet(&self, taken: &[IpNet], v6: bool) -> Result<IpNet> {
+        let mut taken = taken.to_vec();
+        let entries = self.entries();
+        let records = entries.values().map(|e| &e.record).filter(|r| !r.config_only);
+        taken.extend(records.flat_map(|r| r.ipam.iter().map(|i| i.subnet)));
+        choose_from(&self.pools, &taken, v6)
     }
 
     /// Puts a network into the store, then into the table. The caller holds
@@ -238,157 +304,4 @@ impl NetworkTable {
 
 fn not_found(network: &NetworkId) -> EngineError {
     EngineError::NotFound(format!("network {network} not found"))
-}
-
-fn no_subnet() -> EngineError {
-    EngineError::Invalid(
-        "all predefined address pools have been fully subnetted; remove networks, name a subnet, \
-         or start the daemon with another --default-address-pool"
-            .to_owned(),
-    )
-}
-
-/// The destinations of the host's routes, but for those of one interface.
-fn host_routes(except: &str) -> Vec<IpNet> {
-    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    subnets::routes(&table, except)
-}
-
-/// The records of the networks that are always there: with the id, the age
-/// and, unless the configuration says otherwise, the subnet that they had.
-fn predefined(
-    bridge: Option<&BridgeConfig>,
-    pools: &[(IpNet, u8)],
-    old: &[NetworkRecord],
-) -> Result<Vec<NetworkRecord>> {
-    let mut records = Vec::new();
-    if let Some(config) = bridge {
-        records.push(default_bridge(config, pools, old)?);
-    }
-    for (name, driver) in [("host", DriverConfig::Host), ("none", DriverConfig::None)] {
-        records.push(blank(name, driver, old));
-    }
-    Ok(records)
-}
-
-fn blank(name: &str, driver: DriverConfig, old: &[NetworkRecord]) -> NetworkRecord {
-    let old = old.iter().find(|r| r.name == name);
-    NetworkRecord {
-        id: old.map_or_else(NetworkId::random, |r| r.id.clone()),
-        name: name.to_owned(),
-        created: old.map_or_else(Timestamp::now, |r| r.created),
-        driver,
-        options: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        ipam: Vec::new(),
-        ipam_options: BTreeMap::new(),
-        internal: false,
-        attachable: false,
-    }
-}
-
-fn default_bridge(
-    config: &BridgeConfig,
-    pools: &[(IpNet, u8)],
-    old: &[NetworkRecord],
-) -> Result<NetworkRecord> {
-    if let Some(gateway) = config.gateway {
-        return Err(EngineError::NotSupported(format!(
-            "default gateway {gateway}: only the bridge's own address can be the containers' \
-             gateway; set that with --bip"
-        )));
-    }
-    let before = old.iter().find(|r| r.name == "bridge").and_then(|r| r.ipam.first());
-    let (subnet, gateway) = match (config.address, before) {
-        (Some(address), _) => (IpNet::V4(address.trunc()), IpAddr::V4(address.addr())),
-        (None, Some(before)) if !before.chosen => (before.subnet, before.gateway),
-        (None, _) => {
-            let mut taken = host_routes(&config.name);
-            taken.extend(
-                old.iter()
-                    .filter(|r| r.name != "bridge")
-                    .flat_map(|r| r.ipam.iter().map(|i| i.subnet)),
-            );
-            let subnet = subnets::choose(pools, &taken).ok_or_else(no_subnet)?;
-            let gateway = subnets::first_host(&subnet);
-            (subnet, gateway.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
-        }
-    };
-    let range = config.fixed_cidr.map(|r| IpNet::V4(r.trunc()));
-    if let Some(range) = range.filter(|r| !subnet.contains(r)) {
-        return Err(EngineError::Invalid(format!(
-            "--fixed-cidr {range} is not within the default bridge's subnet {subnet}"
-        )));
-    }
-    let mtu = config.mtu.unwrap_or(1500);
-    let mut net = NetBridge::new(&config.name, Subnet { net: subnet, gateway });
-    net.mtu = mtu;
-    net.icc = config.icc;
-    net.masquerade = config.ip_masq;
-    net.validate("bridge").map_err(EngineError::part)?;
-    let mut record = blank("bridge", DriverConfig::Bridge(net), old);
-    record.ipam.push(IpamRecord {
-        subnet,
-        range,
-        gateway,
-        auxiliary: BTreeMap::new(),
-        chosen: config.address.is_some(),
-    });
-    let options = [
-        ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-        ("com.docker.network.bridge.enable_icc", config.icc.to_string()),
-        ("com.docker.network.bridge.enable_ip_masquerade", config.ip_masq.to_string()),
-        ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
-        ("com.docker.network.bridge.name", config.name.clone()),
-        ("com.docker.network.driver.mtu", mtu.to_string()),
-    ];
-    record.options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    Ok(record)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::PREDEFINED;
-    use super::*;
-
-    fn pools() -> Vec<(IpNet, u8)> {
-        vec![("10.201.0.0/16".parse().unwrap(), 24)]
-    }
-
-    #[test]
-    fn predefined_networks_keep_id_and_subnet() {
-        let config = BridgeConfig::default();
-        let first = predefined(Some(&config), &pools(), &[]).unwrap();
-        assert_eq!(first.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), PREDEFINED);
-        assert_eq!(first[0].ipam[0].subnet, "10.201.0.0/24".parse().unwrap());
-        let again = predefined(Some(&config), &pools(), &first).unwrap();
-        assert_eq!(first, again);
-        let bip = BridgeConfig { address: Some("10.9.0.1/24".parse().unwrap()), ..config };
-        let moved = predefined(Some(&bip), &pools(), &again).unwrap();
-        assert_eq!(moved[0].id, first[0].id);
-        assert_eq!(moved[0].ipam[0].gateway, "10.9.0.1".parse::<IpAddr>().unwrap());
-        assert_eq!(predefined(None, &pools(), &[]).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_wrong_bridge_is_refused() {
-        let fixed = BridgeConfig {
-            address: Some("10.9.0.1/24".parse().unwrap()),
-            fixed_cidr: Some("10.8.0.0/24".parse().unwrap()),
-            ..BridgeConfig::default()
-        };
-        let error = predefined(Some(&fixed), &pools(), &[]).unwrap_err();
-        assert!(error.to_string().contains("--fixed-cidr"), "{error}");
-    }
-
-    #[test]
-    fn records_are_read_back() {
-        let records = predefined(Some(&BridgeConfig::default()), &pools(), &[]).unwrap();
-        for record in records {
-            let bytes = record.encode().unwrap();
-            assert_eq!(NetworkRecord::decode(&record.key(), &bytes).unwrap(), record);
-        }
-        let newer = NetworkRecord::decode("networks/x", br#"{"version":9}"#).unwrap_err();
-        assert!(newer.to_string().contains("version 9"));
-    }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::NetworkRecord;
+use crate::container::endpoint::{EndpointOptions, names};
+use crate::container_view::port_map;
 use crate::filters::Filters;
 use crate::record::ContainerRecord;
 use crate::{Engine, EngineError, Result};
@@ -42,46 +44,62 @@ impl Engine {
         Ok(all)
     }
 
-    /// One network, with the containers on it.
+    /// One network, with the containers on it. `verbose` adds to each of them
+    /// by what names it is found, what it may send and receive, and which of
+    /// its ports are published.
     ///
     /// # Errors
     /// No such network.
-    pub async fn network_inspect(&self, name: &str, scope: Option<&str>) -> Result<Value> {
+    pub async fn network_inspect(
+        &self,
+        name: &str,
+        scope: Option<&str>,
+        verbose: bool,
+    ) -> Result<Value> {
         if scope.is_some_and(|s| !s.is_empty() && s != "local") {
             return Err(EngineError::NotFound(format!("network {name} not found")));
         }
         let network = self.network_table().resolve(name)?;
         let endpoints = self.containers_on(&network);
-        let endpoints =
-            endpoints.iter().filter_map(|r| Some((r.id.to_string(), endpoint(r, &network)?)));
+        let endpoints = endpoints
+            .iter()
+            .filter_map(|r| Some((r.id.to_string(), endpoint(r, &network, verbose)?)));
         Ok(shown(&network, endpoints.collect()))
     }
 
-    /// The containers that run on a network.
+    /// The containers that have an endpoint on a network.
     pub(super) fn containers_on(&self, network: &NetworkRecord) -> Vec<Arc<ContainerRecord>> {
         let on = |r: &Arc<ContainerRecord>| {
-            r.state.has_process()
-                && r.networking
-                    .endpoints
-                    .values()
-                    .any(|e| e.network == network.id && e.live.is_some())
+            // Of a container that does not run, others may use the network.
+            let lives = r.state.has_process() || r.networking.sandbox.is_some();
+            let mut endpoints = r.networking.endpoints.values();
+            lives && endpoints.any(|e| e.network == network.id && e.live.is_some())
         };
         self.containers().iter().map(|c| c.record()).filter(on).collect()
     }
 }
 
 /// What a network shows of a container on it.
-fn endpoint(record: &ContainerRecord, network: &NetworkRecord) -> Option<Value> {
-    let mut endpoints = record.networking.endpoints.values();
-    let live = endpoints.find(|e| e.network == network.id)?.live.as_ref()?;
+fn endpoint(record: &ContainerRecord, network: &NetworkRecord, verbose: bool) -> Option<Value> {
+    let mut endpoints = record.networking.endpoints.iter();
+    let (name, endpoint) = endpoints.find(|(_, e)| e.network == network.id)?;
+    let live = endpoint.live.as_ref()?;
     let text = |net: Option<ipnet::IpNet>| net.map(|n| n.to_string()).unwrap_or_default();
-    Some(json!({
+    let mut out = json!({
         "Name": record.name,
         "EndpointID": live.endpoint,
         "MacAddress": live.mac.as_deref().unwrap_or_default(),
         "IPv4Address": text(live.address),
         "IPv6Address": text(live.address6),
-    }))
+    });
+    if verbose {
+        let rate = EndpointOptions::read(network, &endpoint.config).unwrap_or_default().rate;
+        out["DNSNames"] = json!(names(record, name, endpoint));
+        out["DriverOpts"] = json!(endpoint.config.driver_opts);
+        out["Rate"] = json!({ "Ingress": rate.ingress, "Egress": rate.egress });
+        out["Ports"] = port_map(record);
+    }
+    Some(out)
 }
 
 /// One `NetworkInspect` as dockerd writes it.
@@ -107,8 +125,8 @@ fn shown(network: &NetworkRecord, containers: Map<String, Value>) -> Value {
         "Created": network.created.to_string(),
         "Scope": "local",
         "Driver": network.driver_name(),
-        "EnableIPv4": true,
-        "EnableIPv6": network.ipam.iter().any(|i| i.gateway.is_ipv6()),
+        "EnableIPv4": network.ipv4,
+        "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
             "Options": options,
@@ -117,8 +135,8 @@ fn shown(network: &NetworkRecord, containers: Map<String, Value>) -> Value {
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
+        "ConfigFrom": { "Network": network.config_from.as_deref().unwrap_or_default() },
+        "ConfigOnly": network.config_only,
         "Containers": containers,
         "Options": network.options,
         "Labels": network.labels,
@@ -127,35 +145,16 @@ fn shown(network: &NetworkRecord, containers: Map<String, Value>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use sampan_net::{BridgeConfig, DriverConfig, Subnet};
-    use sampan_types::{NetworkId, Timestamp};
 
     use super::*;
-    use crate::networks::IpamRecord;
+    use crate::networks::tests::network;
 
     #[test]
     fn a_network_has_dockerds_shape() {
         let (subnet, gateway) = ("172.20.0.0/16".parse().unwrap(), "172.20.0.1".parse().unwrap());
-        let mut network = NetworkRecord {
-            id: NetworkId::random(),
-            name: "mine".to_owned(),
-            created: Timestamp::from_nanos(1),
-            driver: DriverConfig::Bridge(BridgeConfig::new("br0", Subnet { net: subnet, gateway })),
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            ipam: vec![IpamRecord {
-                subnet,
-                range: None,
-                gateway,
-                auxiliary: BTreeMap::new(),
-                chosen: true,
-            }],
-            ipam_options: BTreeMap::new(),
-            internal: false,
-            attachable: false,
-        };
+        let bridge = BridgeConfig::new("br0", Subnet { net: subnet, gateway });
+        let mut network = network("mine", DriverConfig::Bridge(bridge));
         let out = shown(&network, Map::new());
         assert_eq!(
             out["IPAM"],

@@ -78,8 +78,9 @@ impl Engine {
             Verdict::Ended(exit) => self.finish_end(c, exit).await,
             Verdict::HalfStarted => {
                 let _ops = c.ops.lock().await;
-                self.release_run(&c.record()).await;
-                c.change(clear_run);
+                if !self.release_run(&c.record()).await {
+                    c.change(clear_run);
+                }
                 Ok(true)
             }
             Verdict::HalfMade => {
@@ -178,8 +179,8 @@ impl Engine {
     async fn finish_idle(&self, c: &Arc<Container>) -> Result<bool> {
         let _ops = c.ops.lock().await;
         let record = c.record();
-        self.release_run(&record).await;
-        if record.networking.sandbox.is_some() {
+        let kept = self.release_run(&record).await;
+        if record.networking.sandbox.is_some() && !kept {
             c.change(clear_run);
             self.persist(c).await?;
         }

@@ -23,8 +23,8 @@ use sampan_runtime::Shim;
 use sampan_types::{ContainerId, VolumeName};
 
 use crate::Engine;
+use crate::container::Container;
 use crate::container::state::Status;
-use crate::container::{Container, sandbox_spec};
 use crate::error::Result;
 use crate::record::{self, ContainerRecord};
 use decide::{Found, Verdict, decide};
@@ -156,12 +156,13 @@ impl Engine {
 
     /// Lets the networks' manager compare the kernel with what runs.
     async fn reconcile_networks(&self, running: &BTreeSet<&ContainerId>) {
-        let desired: Vec<_> = self
-            .containers()
-            .iter()
-            .filter(|c| running.contains(c.id()))
-            .filter_map(|c| sandbox_spec(&c.record()))
-            .collect();
+        let kept = self.kept_sandboxes(running);
+        for owner in &kept {
+            self.reserve_network(&owner.record());
+        }
+        let running = self.containers().into_iter().filter(|c| running.contains(c.id()));
+        let desired: Vec<_> =
+            running.chain(kept).filter_map(|c| self.sandbox_spec(&c.record())).collect();
         match self.inner.networks.reconcile(&desired).await {
             Ok(repairs) => {
                 for line in &repairs.restored {
