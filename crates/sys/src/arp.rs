@@ -1,12 +1,20 @@
 //! Announcing which hardware address has an IP address (RFC 5227, "ARP
-//! announcement"), so that neighbours forget an earlier owner at once.
+//! announcement"; RFC 4861 section 7.2.6, "unsolicited neighbor
+//! advertisement"), so that neighbours forget an earlier owner at once.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// EtherType of ARP.
 const ETH_P_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+const ETH_P_IPV6: u16 = 0x86dd;
+/// ICMPv6, and its neighbor advertisement.
+const ICMPV6: u8 = 58;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+/// The group of all nodes of a link.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// A socket that sends frames into links of one network namespace. It
 /// receives nothing.
@@ -34,15 +42,18 @@ impl Announcer {
     ///
     /// # Errors
     /// Those of sendto(2): the link is gone or switched off.
-    pub fn announce(&self, link: u32, mac: [u8; 6], address: Ipv4Addr) -> io::Result<()> {
-        let frame = frame(mac, address);
+    pub fn announce(&self, link: u32, mac: [u8; 6], address: impl Into<IpAddr>) -> io::Result<()> {
+        let (frame, protocol) = match address.into() {
+            IpAddr::V4(address) => (arp(mac, address).to_vec(), ETH_P_ARP),
+            IpAddr::V6(address) => (advertisement(mac, address).to_vec(), ETH_P_IPV6),
+        };
         // SAFETY: sockaddr_ll is plain data for which all zeroes is valid.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
-        to.sll_protocol = ETH_P_ARP.to_be();
+        to.sll_protocol = protocol.to_be();
         to.sll_ifindex = link as i32;
         to.sll_halen = 6;
-        to.sll_addr[..6].fill(0xff);
+        to.sll_addr[..6].copy_from_slice(&frame[..6]);
         // SAFETY: both pointers are valid for the lengths given with them,
         // and the kernel only reads.
         let sent = unsafe {
@@ -61,7 +72,7 @@ impl Announcer {
 
 /// An Ethernet broadcast with an ARP request in which sender and target are
 /// the same address (RFC 826 for the fields).
-fn frame(mac: [u8; 6], address: Ipv4Addr) -> [u8; 42] {
+fn arp(mac: [u8; 6], address: Ipv4Addr) -> [u8; 42] {
     let mut frame = [0; 42];
     frame[..6].fill(0xff);
     frame[6..12].copy_from_slice(&mac);
@@ -74,15 +85,68 @@ fn frame(mac: [u8; 6], address: Ipv4Addr) -> [u8; 42] {
     frame
 }
 
+/// A neighbor advertisement to all nodes that nobody asked for, which
+/// replaces what they know (RFC 4861 section 4.4).
+fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> [u8; 86] {
+    const IP: usize = 14;
+    const ICMP: usize = IP + 40;
+    let mut frame = [0; 86];
+    // The group's hardware address (RFC 2464 section 7).
+    frame[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&ETH_P_IPV6.to_be_bytes());
+    // Version 6, length of what follows, its protocol, and the hop limit that
+    // proves that no router passed it on.
+    frame[IP] = 0x60;
+    frame[IP + 5] = 32;
+    frame[IP + 6] = ICMPV6;
+    frame[IP + 7] = 255;
+    frame[IP + 8..IP + 24].copy_from_slice(&address.octets());
+    frame[IP + 24..ICMP].copy_from_slice(&ALL_NODES.octets());
+    frame[ICMP] = NEIGHBOR_ADVERTISEMENT;
+    // The flag "override".
+    frame[ICMP + 4] = 0x20;
+    frame[ICMP + 8..ICMP + 24].copy_from_slice(&address.octets());
+    // The option "target link-layer address", in units of eight bytes.
+    frame[ICMP + 24..ICMP + 26].copy_from_slice(&[2, 1]);
+    frame[ICMP + 26..ICMP + 32].copy_from_slice(&mac);
+    let checksum = checksum(&frame[IP + 8..]);
+    frame[ICMP + 2..ICMP + 4].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+/// The Internet checksum (RFC 1071) of an ICMPv6 message with the addresses
+/// before it and the rest of its pseudo-header (RFC 8200 section 8.1).
+fn checksum(addresses_and_message: &[u8]) -> u16 {
+    let words = addresses_and_message
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
+    let length = addresses_and_message.len().saturating_sub(32) as u32;
+    let mut sum = words.sum::<u32>() + length + u32::from(ICMPV6);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_frame_announces() {
-        let frame = frame([2, 0, 0, 0, 0, 9], Ipv4Addr::new(172, 17, 0, 2));
+        let frame = arp([2, 0, 0, 0, 0, 9], Ipv4Addr::new(172, 17, 0, 2));
         assert_eq!(frame[28..32], frame[38..42]);
         assert_eq!(&frame[20..22], &[0, 1]);
         assert_eq!(frame[6..12], frame[22..28]);
+    }
+
+    #[test]
+    fn the_advertisement_adds_up() {
+        let frame = advertisement([2, 0, 0, 0, 0, 9], "fd00::2".parse().unwrap());
+        assert_eq!(frame[22..38], frame[62..78]);
+        assert_eq!(frame[6..12], frame[80..86]);
+        // With its checksum in place, a message adds up to nothing.
+        assert_eq!(checksum(&frame[22..]), 0);
     }
 }

@@ -223,6 +223,14 @@ pub(super) fn leads_out(network: &NetworkSpec) -> bool {
     }
 }
 
+/// Whether the host has to forward packets of IPv6 for a network.
+pub(super) fn forwards_ipv6(network: &NetworkSpec) -> bool {
+    match &network.driver {
+        DriverConfig::Bridge(config) => config.gateways().any(|g| g.addr().is_ipv6()),
+        _ => false,
+    }
+}
+
 /// Whether the host has a way to containers on a network: the kernel keeps the
 /// host from what shares one of its interfaces.
 fn host_reaches(network: &NetworkSpec) -> bool {

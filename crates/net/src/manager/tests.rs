@@ -145,7 +145,7 @@ async fn wrong_requests_are_refused_before_anything_is_done() {
         bridge("red", "10.2.0.1/24"),
         bridge("green", "10.0.0.1/16"),
         bridge("much-too-long-a-name", "10.3.0.1/24"),
-        bridge("six", "fd00::1/64"),
+        bridge("six", "fd00::1/127"),
         bridge("small", "10.3.0.1/31"),
     ] {
         let refused = networks.create_network(wrong.clone()).await;

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! outside 10.99.0.2 ── lan0 10.99.0.1  host  172.17.0.1 docker0 ── containers
+//!         fd99::2           fd99::1
 //! ```
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,6 +32,9 @@ use sampan_types::{ContainerId, EndpointId, NetworkId, SandboxId};
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// The outside's address on the LAN.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+/// The same by IPv6.
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
 /// The host's address on the default bridge.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 /// How long a packet that is dropped is waited for.
@@ -47,6 +51,14 @@ pub struct Lab {
 
 /// Runs a test as a host of its own; skips it, visibly, without root.
 pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    run_with(tokio::runtime::Builder::new_current_thread(), test);
+}
+
+/// As [`run`], with another kind of runtime.
+pub fn run_with<F: Future<Output = ()>>(
+    mut runtime: tokio::runtime::Builder,
+    test: impl FnOnce() -> F + Send,
+) {
     if !nix::unistd::geteuid().is_root() {
         let _ = writeln!(std::io::stderr(), "skipped: needs root");
         return;
@@ -55,8 +67,7 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(test());
+        runtime.enable_all().build().unwrap().block_on(test());
     });
     made.unwrap();
 }
@@ -88,7 +99,10 @@ fn make_outside() -> NetNs {
     route.run(vec![add_veth(&veth), set_link(LinkRef::Name("lo"), &up())]).unwrap();
     let lan = route.link("lan0").unwrap().unwrap().index;
     let host = format!("{HOST}/24").parse().unwrap();
-    route.run(vec![add_address(lan, host), set_link(LinkRef::Index(lan), &up())]).unwrap();
+    let host6 = format!("{HOST6}/64").parse().unwrap();
+    let host = vec![add_address(lan, host), add_address(lan, host6)];
+    route.run(vec![set_link(LinkRef::Index(lan), &up())]).unwrap();
+    route.run(host).unwrap();
     let eth = inner.link("eth0").unwrap().unwrap().index;
     let by_host = RouteEntry { destination: None, gateway: Some(HOST.into()), link: eth };
     inner
@@ -96,6 +110,8 @@ fn make_outside() -> NetNs {
             add_address(eth, format!("{OUTSIDE}/24").parse().unwrap()),
             set_link(LinkRef::Index(eth), &up()),
             add_route(&by_host).unwrap(),
+            add_address(eth, format!("{OUTSIDE6}/64").parse().unwrap()),
+            add_route(&RouteEntry { gateway: Some(HOST6.into()), ..by_host }).unwrap(),
         ])
         .unwrap();
     // Asking for a link activates it at once.
@@ -123,17 +139,31 @@ pub fn network_with(mut spec: NetworkSpec, change: impl FnOnce(&mut BridgeConfig
     spec
 }
 
-pub fn endpoint(network: &NetworkId, address: &str) -> EndpointSpec {
-    EndpointSpec::new(EndpointId::random(), network.clone(), vec![address.parse().unwrap()])
+/// The same with further subnets, each by its gateway.
+pub fn with_subnets(mut spec: NetworkSpec, gateways: &[&str]) -> NetworkSpec {
+    if let DriverConfig::Bridge(config) = &mut spec.driver {
+        config.subnets.extend(gateways.iter().map(|gateway| {
+            let address: ipnet::IpNet = gateway.parse().unwrap();
+            Subnet { net: address.trunc(), gateway: address.addr() }
+        }));
+    }
+    spec
 }
 
-/// `8080:80`, `127.0.0.1:8080:80/udp`
+/// An endpoint with one address, or several, separated by blanks.
+pub fn endpoint(network: &NetworkId, addresses: &str) -> EndpointSpec {
+    let addresses = addresses.split(' ').map(|a| a.parse().unwrap()).collect();
+    EndpointSpec::new(EndpointId::random(), network.clone(), addresses)
+}
+
+/// `8080:80`, `127.0.0.1:8080:80/udp`, `[::]:8080:80`
 pub fn port(text: &str) -> PublishedPort {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let mut parts: Vec<&str> = ports.split(':').collect();
-    let container_port = parts.pop().unwrap().parse().unwrap();
-    let host_port = parts.pop().unwrap().parse().unwrap();
-    let host_ip = parts.pop().unwrap_or("0.0.0.0").parse().unwrap();
+    let (rest, container_port) = ports.rsplit_once(':').unwrap();
+    let (host_ip, host_port) = rest.rsplit_once(':').unwrap_or(("0.0.0.0", rest));
+    let host_ip = host_ip.trim_matches(['[', ']']).parse().unwrap();
+    let (host_port, container_port) =
+        (host_port.parse().unwrap(), container_port.parse().unwrap());
     let protocol: Protocol = protocol.parse().unwrap();
     PublishedPort { protocol, host_ip, host_port, container_port }
 }
@@ -200,12 +230,12 @@ impl Container {
 
     /// Answers UDP on a port in the same way.
     pub fn serve_udp(&self, port: u16) {
-        let socket = self.netns.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
+        let socket = self.netns.run(|| UdpSocket::bind(("::", port)).unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+                let _ = socket.send_to(peer.ip().to_canonical().to_string().as_bytes(), peer);
             }
         });
     }
@@ -217,15 +247,16 @@ impl Container {
 
 /// Serves TCP in a namespace until the test's process ends.
 pub fn serve(netns: &NetNs, port: u16) {
-    let listener = netns.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap()).unwrap();
+    let listener = netns.run(|| TcpListener::bind(("::", port)).unwrap()).unwrap();
     thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
-            let _ = stream.write_all(peer.ip().to_string().as_bytes());
+            let _ = stream.write_all(peer.ip().to_canonical().to_string().as_bytes());
         }
     });
 }
 
-fn ask_here(address: SocketAddr) -> Option<String> {
+/// As [`ask`], from the calling thread's namespace.
+pub fn ask_here(address: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();
@@ -247,12 +278,16 @@ pub fn ask_from_host(ip: impl Into<IpAddr>, port: u16) -> Option<String> {
 
 /// A socket in a namespace for several questions of one UDP flow.
 pub fn udp(netns: &NetNs) -> UdpSocket {
-    let socket = netns.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap()).unwrap();
+    let socket = netns.run(|| UdpSocket::bind(("::", 0)).unwrap()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
 pub fn ask_udp(socket: &UdpSocket, ip: impl Into<IpAddr>, port: u16) -> Option<String> {
+    let ip = match ip.into() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
     socket.send_to(b"?", SocketAddr::new(ip.into(), port)).ok()?;
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer).ok()?;

@@ -1,6 +1,5 @@
 //! The pair of links of an endpoint.
 
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +32,6 @@ struct Plan<'a> {
     config: &'a BridgeConfig,
     mac: MacAddr,
     addresses: Vec<IpNet>,
-    gateways: Vec<IpAddr>,
 }
 
 impl Bridge {
@@ -137,8 +135,7 @@ impl<'a> Plan<'a> {
         };
         let addresses = config.with_prefixes(&request.endpoint, &request.network.name)?;
         let mac = request.endpoint.mac.unwrap_or_else(MacAddr::random);
-        let gateways = config.ways_out().collect();
-        Ok(Self { request, config, mac, addresses, gateways })
+        Ok(Self { request, config, mac, addresses })
     }
 
     fn failed(&self) -> impl FnOnce(NetlinkError) -> NetError + use<> {
@@ -154,19 +151,26 @@ impl<'a> Plan<'a> {
             host_interface: Some(host_interface),
             mac: Some(self.mac),
             addresses: self.addresses.clone(),
-            gateways: self.gateways.clone(),
-            routes: Vec::new(),
+            gateways: self.config.ways_out(&self.addresses),
+            routes: self.config.neighbours(&self.addresses),
             mtu: self.config.mtu,
         }
     }
 
+    fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|a| a.addr().is_ipv6())
+    }
+
     /// Addresses and switch of the end inside.
     fn inside(&self, link: u32) -> Vec<Request> {
-        let mut requests: Vec<Request> =
-            self.addresses.iter().map(|a| add_address(link, *a).present_ok()).collect();
+        let add = |v6: bool| {
+            let of = self.addresses.iter().filter(move |a| a.addr().is_ipv6() == v6);
+            of.map(move |a| add_address(link, *a).present_ok())
+        };
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
-        requests.push(set_link(LinkRef::Index(link), &up));
-        requests
+        // What leads to an IPv6 subnet can only be known of a link in use.
+        let up = std::iter::once(set_link(LinkRef::Index(link), &up));
+        add(false).chain(up).chain(add(true)).collect()
     }
 
     /// The end on the host becomes a port of the bridge. It is switched on
@@ -203,15 +207,21 @@ fn attach(
         }
     };
     let (link, replaced) = make_pair(&mut kernel.route, marking, &plan, &interface)?;
-    let joined = join(kernel, &plan, &link, &interface, bridge);
+    let joined = allow_ipv6(&plan, &interface)
+        .and_then(|_| join(kernel, &plan, &link, &interface, bridge).map_err(plan.failed()));
     if let Err(e) = joined {
         // The reaper removes what was made.
         if let Err(also) = retire(&mut kernel.route, marking, std::slice::from_ref(&link)) {
             tracing::warn!(link, error = %also, "failed to take a link out of use");
         }
-        return Err(plan.failed()(e));
+        return Err(e);
     }
     Ok((plan.attachment(interface, link), replaced))
+}
+
+/// Lets the end inside have IPv6 addresses if it shall have one.
+fn allow_ipv6(plan: &Plan<'_>, interface: &str) -> Result<bool, NetError> {
+    if plan.has_ipv6() { plan.request.namespace.allow_ipv6(interface) } else { Ok(false) }
 }
 
 fn bridge_index(route: &mut Route, plan: &Plan<'_>) -> Result<u32, NetError> {
@@ -301,17 +311,15 @@ fn activate(
     plan.request.namespace.route().link(interface)?;
     kernel.route.link(link)?;
     kernel.route.link(&plan.config.bridge)?;
-    // An earlier owner of the address may be known by another MAC address.
-    let neighbours = plan.addresses.iter().map(|address| {
-        let neighbour = Neighbour { link: bridge, address: address.addr(), mac: plan.mac.0 };
-        replace_neighbour(&neighbour)
-    });
-    kernel.route.run(neighbours.collect())?;
-    for address in &plan.addresses {
-        if let IpAddr::V4(v4) = address.addr()
-            && let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, v4)
-        {
-            tracing::debug!(address = %v4, error = %e, "failed to announce an address");
+    // An earlier owner of the address may be known by another MAC address. Of
+    // a family without addresses of its own, the host knows no neighbours.
+    let host = |v6: bool| plan.config.gateways().any(|g| g.addr().is_ipv6() == v6);
+    let known = plan.addresses.iter().map(IpNet::addr).filter(|a| host(a.is_ipv6()));
+    let neighbour = |address| Neighbour { link: bridge, address, mac: plan.mac.0 };
+    kernel.route.run(known.map(|a| replace_neighbour(&neighbour(a))).collect())?;
+    for address in plan.addresses.iter().map(IpNet::addr) {
+        if let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, address) {
+            tracing::debug!(%address, error = %e, "failed to announce an address");
         }
     }
     Ok(())
@@ -321,7 +329,8 @@ fn activate(
 /// what a container sends to its own published port, instead of letting it be
 /// routed: back to where it came from, which a port in hairpin mode allows.
 fn bridge_filtered() -> bool {
-    sysctl::read("net.bridge.bridge-nf-call-iptables").is_ok_and(|value| value != "0")
+    let on = |name| sysctl::read(name).is_ok_and(|value| value != "0");
+    on("net.bridge.bridge-nf-call-iptables") || on("net.bridge.bridge-nf-call-ip6tables")
 }
 
 /// Restores what is missing of an endpoint whose link was found. None when
@@ -333,42 +342,76 @@ fn complete(
 ) -> Result<Option<(Attachment, bool)>, NetError> {
     let mut plan = Plan::new(request)?;
     let bridge = bridge_index(&mut kernel.route, &plan)?;
-    let mut missing = false;
-    let mut inner = request.namespace.route();
-    let links = inner.links().map_err(plan.failed())?;
+    let links = request.namespace.route().links().map_err(plan.failed())?;
     let Some(inside) = links.into_iter().find(|l| l.index == found.peer && l.kind == "veth") else {
         return Ok(None);
     };
-    let present = inner.addresses().map_err(plan.failed())?;
-    let has = |a: &IpNet| present.iter().any(|p| p.link == inside.index && p.address == *a);
-    if !inside.up || !plan.addresses.iter().all(has) {
-        inner.run(plan.inside(inside.index)).map_err(plan.failed())?;
-        missing = true;
+    let mut missing = complete_inside(&plan, &inside)?;
+    missing |= complete_outside(kernel, &plan, found, bridge)?;
+    if request.endpoint.mac.is_none() {
+        plan.mac = <[u8; 6]>::try_from(inside.mac.as_slice()).map_or(plan.mac, MacAddr);
     }
-    drop(inner);
-    let hairpin = bridge_filtered();
-    if found.master != Some(bridge)
-        || !found.up
-        || found.isolated == plan.config.icc
-        || found.hairpin != hairpin
-    {
-        let mut requests = plan.outside(&found.host_interface, bridge);
-        let port = PortChange {
-            isolated: Some(!plan.config.icc),
-            hairpin: Some(hairpin),
-            ..PortChange::default()
-        };
-        requests.push(set_port(LinkRef::Name(&found.host_interface), &port));
-        kernel.route.run(requests).map_err(plan.failed())?;
-        missing = true;
-    }
-    plan.mac = <[u8; 6]>::try_from(inside.mac.as_slice()).map_or(plan.mac, MacAddr);
     if missing {
         activate(kernel, &plan, &found.host_interface, &inside.name, bridge)
             .map_err(plan.failed())?;
     }
     let attachment = plan.attachment(inside.name, found.host_interface.clone());
     Ok(Some((attachment, missing)))
+}
+
+/// Completes the end inside. Says whether anything was missing.
+fn complete_inside(plan: &Plan<'_>, inside: &Link) -> Result<bool, NetError> {
+    let mut missing = allow_ipv6(plan, &inside.name)?;
+    let mut route = plan.request.namespace.route();
+    let mac = plan.request.endpoint.mac.map(|m| m.0).filter(|m| inside.mac != *m);
+    let mtu = (inside.mtu != plan.config.mtu).then_some(plan.config.mtu);
+    if mac.is_some() || mtu.is_some() {
+        let change = LinkChange { mac, mtu, ..LinkChange::default() };
+        let change = set_link(LinkRef::Index(inside.index), &change);
+        route.run(vec![change]).map_err(plan.failed())?;
+        missing = true;
+    }
+    let present = route.addresses_of(inside.index).map_err(plan.failed())?;
+    let has = |a: &IpNet| present.iter().any(|p| p.address == *a);
+    if !inside.up || !plan.addresses.iter().all(has) {
+        route.run(plan.inside(inside.index)).map_err(plan.failed())?;
+        missing = true;
+    }
+    Ok(missing)
+}
+
+/// Completes the end on the host. Says whether anything was missing.
+fn complete_outside(
+    kernel: &mut Kernel,
+    plan: &Plan<'_>,
+    found: &ObservedEndpoint,
+    bridge: u32,
+) -> Result<bool, NetError> {
+    let (name, mtu) = (&found.host_interface, plan.config.mtu);
+    let mut missing = false;
+    let outside = kernel.route.link(name).map_err(plan.failed())?;
+    if outside.is_some_and(|l| l.mtu != mtu) {
+        let change = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
+        kernel.route.run(vec![set_link(LinkRef::Name(name), &change)]).map_err(plan.failed())?;
+        missing = true;
+    }
+    let hairpin = bridge_filtered();
+    if found.master != Some(bridge)
+        || !found.up
+        || found.isolated == plan.config.icc
+        || found.hairpin != hairpin
+    {
+        let mut requests = plan.outside(name, bridge);
+        let port = PortChange {
+            isolated: Some(!plan.config.icc),
+            hairpin: Some(hairpin),
+            ..PortChange::default()
+        };
+        requests.push(set_port(LinkRef::Name(name), &port));
+        kernel.route.run(requests).map_err(plan.failed())?;
+        missing = true;
+    }
+    Ok(missing)
 }
 
 /// Takes links out of use: nothing passes them any more, and they are marked

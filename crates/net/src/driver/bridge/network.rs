@@ -1,8 +1,11 @@
 //! The bridge of a network.
 
+use std::path::Path;
+
 use ipnet::IpNet;
 use sampan_sys::netlink::{
-    Link, LinkChange, LinkRef, NewBridge, Route, add_address, add_bridge, delete_address, set_link,
+    Link, LinkChange, LinkRef, NetlinkError, NewBridge, Route, add_address, add_bridge,
+    delete_address, set_link,
 };
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
@@ -51,10 +54,20 @@ impl Bridge {
         })
     }
 
-    pub(super) async fn remove_network(&self, network: &NetworkId) -> Result<(), NetError> {
+    /// Removes a network's bridge, or takes back from a bridge of somebody
+    /// else's what it was given; nothing is known of that without `config`.
+    pub(super) async fn remove_network(
+        &self,
+        network: &NetworkId,
+        config: Option<&BridgeConfig>,
+    ) -> Result<(), NetError> {
         let (instance, network, group) = (self.instance.clone(), network.clone(), self.group);
+        let config = config.cloned();
         self.worker
-            .run(move |kernel| retire(&mut kernel.route, &instance, &network, group))
+            .run(move |kernel| {
+                let bridge = Removed { instance: &instance, network: &network, group };
+                bridge.remove(&mut kernel.route, config.as_ref())
+            })
             .await??;
         self.reaper.links();
         Ok(())
@@ -88,24 +101,56 @@ fn complete(
         });
     }
     let ours = matches!(mark, Some(Mark::Network(_)));
-    let gateways: Vec<IpNet> = config.gateways().collect();
-    missing.extend(addresses(route, &link, &gateways, ours).map_err(failed())?);
+    missing.extend(allow_ipv6(config, ours)?);
+    let alias = Mark::Network(network.id.clone());
+    let alias = (ours && mark.as_ref() != Some(&alias)).then(|| alias.alias(instance).to_string());
     let change = LinkChange {
         up: (!link.up).then_some(true),
         mtu: (ours && link.mtu != config.mtu).then_some(config.mtu),
+        alias: alias.as_deref(),
         ..LinkChange::default()
     };
-    if change.up.is_some() || change.mtu.is_some() {
+    if change.up.is_some() || change.mtu.is_some() || change.alias.is_some() {
         route.run(vec![set_link(LinkRef::Index(link.index), &change)]).map_err(failed())?;
         missing.push(format!("state of bridge {name}"));
     }
+    let gateways: Vec<IpNet> = config.gateways().collect();
+    missing.extend(addresses(route, &link, &gateways, ours).map_err(failed())?);
     // What a process of the host sends from 127.0.0.1 to a published port is
     // answered to the bridge; the firewall keeps everything else off the
     // host's loopback addresses.
-    if sysctl::write(&format!("net/ipv4/conf/{name}/route_localnet"), "1")? {
+    if config.has_family(false) && sysctl::write(&route_localnet(name), "1")? {
         missing.push(format!("route_localnet of bridge {name}"));
     }
     Ok(Made::Complete(missing))
+}
+
+fn route_localnet(bridge: &str) -> String {
+    format!("net/ipv4/conf/{bridge}/route_localnet")
+}
+
+/// Whether the bridge can have IPv6 addresses: the host's, on a network with
+/// some. On a bridge of our own they are in use at once, routers are not
+/// listened to, and where the host shall have no address at all, it gets none
+/// from the kernel either.
+fn allow_ipv6(config: &BridgeConfig, ours: bool) -> Result<Option<String>, NetError> {
+    let wanted = config.gateways().any(|g| g.addr().is_ipv6());
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        let what = || "IPv6 networks by this kernel".to_owned();
+        return if wanted { Err(NetError::NotSupported { what: what() }) } else { Ok(None) };
+    }
+    let name = &config.bridge;
+    let set = |what, value| sysctl::write(&format!("net/ipv6/conf/{name}/{what}"), value);
+    let mut missing = false;
+    if wanted {
+        if ours {
+            missing |= set("accept_ra", "0")? | set("accept_dad", "0")?;
+        }
+        missing |= set("disable_ipv6", "0")?;
+    } else if ours && config.gateways().next().is_none() {
+        missing |= set("disable_ipv6", "1")?;
+    }
+    Ok(missing.then(|| format!("IPv6 of bridge {name}")))
 }
 
 fn make(
@@ -113,7 +158,7 @@ fn make(
     instance: &str,
     network: &NetworkId,
     config: &BridgeConfig,
-) -> Result<(), sampan_sys::netlink::NetlinkError> {
+) -> Result<(), NetlinkError> {
     let alias = Mark::Network(network.clone()).alias(instance).to_string();
     let bridge = NewBridge { name: &config.bridge, mac: mac_of(network).0, mtu: config.mtu };
     let marked = LinkChange { alias: Some(&alias), ..LinkChange::default() };
@@ -128,20 +173,24 @@ fn mac_of(network: &NetworkId) -> MacAddr {
     MacAddr([(digits(0) & 0xfc) | 0x02, digits(2), digits(4), digits(6), digits(8), digits(10)])
 }
 
-/// Adds the gateways' addresses that are missing, and takes away others of
-/// the same families from a bridge of our own: those of an earlier
-/// configuration.
+/// Whether the kernel gives links such addresses by itself.
+fn of_kernel(address: &IpNet) -> bool {
+    matches!(address, IpNet::V6(a) if a.addr().is_unicast_link_local())
+}
+
+/// Adds the gateways' addresses that are missing, and takes away others from
+/// a bridge of our own: those of an earlier configuration.
 fn addresses(
     route: &mut Route,
     link: &Link,
     gateways: &[IpNet],
     ours: bool,
-) -> Result<Vec<String>, sampan_sys::netlink::NetlinkError> {
-    let all = route.addresses()?;
-    let present: Vec<IpNet> =
-        all.into_iter().filter(|a| a.link == link.index).map(|a| a.address).collect();
+) -> Result<Vec<String>, NetlinkError> {
+    let all = route.addresses_of(link.index)?;
+    let present: Vec<IpNet> = all.into_iter().map(|a| a.address).collect();
     let (mut requests, mut lines) = (Vec::new(), Vec::new());
-    for old in present.iter().filter(|p| ours && p.addr().is_ipv4() && !gateways.contains(p)) {
+    let foreign = |p: &&IpNet| ours && !of_kernel(p) && !gateways.contains(p);
+    for old in present.iter().filter(foreign) {
         requests.push(delete_address(link.index, *old).absent_ok());
         lines.push(format!("address {old} of bridge {} is gone", link.name));
     }
@@ -153,28 +202,59 @@ fn addresses(
     Ok(lines)
 }
 
-/// Takes the bridge of a network out of use: off, without address, marked as
-/// dead. A bridge that somebody else made stays as it is.
-fn retire(
-    route: &mut Route,
-    instance: &str,
-    network: &NetworkId,
+/// A network whose bridge shall go.
+struct Removed<'a> {
+    instance: &'a str,
+    network: &'a NetworkId,
     group: u32,
-) -> Result<(), NetError> {
-    let failed = || NetError::kernel(format!("remove network {network}"));
-    let mark = Some(Mark::Network(network.clone()));
-    let links = route.links().map_err(failed())?;
-    let Some(link) = links.iter().find(|l| Mark::read(&l.alias, instance) == mark) else {
-        return Ok(());
-    };
-    let addresses = route.addresses().map_err(failed())?;
-    let mut requests: Vec<_> = addresses
-        .into_iter()
-        .filter(|a| a.link == link.index && a.address.addr().is_ipv4())
-        .map(|a| delete_address(link.index, a.address).absent_ok())
-        .collect();
-    let alias = Mark::Dead.alias(instance).to_string();
-    let dead = LinkChange { alias: Some(&alias), group: Some(group), ..LinkChange::default() };
-    requests.push(set_link(LinkRef::Index(link.index), &dead).absent_ok());
-    route.run(requests).map_err(failed())
+}
+
+impl Removed<'_> {
+    fn remove(&self, route: &mut Route, config: Option<&BridgeConfig>) -> Result<(), NetError> {
+        let failed = || NetError::kernel(format!("remove network {}", self.network));
+        if let Some(config) = config
+            && let Some(link) = route.link(&config.bridge).map_err(failed())?
+        {
+            if self.marks(&link) {
+                return self.retire(route, &link).map_err(failed());
+            }
+            if Mark::read(&link.alias, self.instance).is_none() {
+                release(route, &link, config).map_err(failed())?;
+                let _ = sysctl::write(&route_localnet(&link.name), "0");
+            }
+        }
+        // Under another name.
+        match route.links().map_err(failed())?.iter().find(|l| self.marks(l)) {
+            Some(link) => self.retire(route, link).map_err(failed()),
+            None => Ok(()),
+        }
+    }
+
+    fn marks(&self, link: &Link) -> bool {
+        Mark::read(&link.alias, self.instance) == Some(Mark::Network(self.network.clone()))
+    }
+
+    /// Takes the bridge out of use: without address, marked as dead.
+    fn retire(&self, route: &mut Route, link: &Link) -> Result<(), NetlinkError> {
+        let addresses = route.addresses_of(link.index)?;
+        let mut requests: Vec<_> = addresses
+            .into_iter()
+            .filter(|a| !of_kernel(&a.address))
+            .map(|a| delete_address(link.index, a.address).absent_ok())
+            .collect();
+        let alias = Mark::Dead.alias(self.instance).to_string();
+        let group = Some(self.group);
+        let dead = LinkChange { alias: Some(&alias), group, ..LinkChange::default() };
+        requests.push(set_link(LinkRef::Index(link.index), &dead).absent_ok());
+        route.run(requests)
+    }
+}
+
+/// Takes the addresses back that were given to a bridge of somebody else's,
+/// and not those that it had already.
+fn release(route: &mut Route, link: &Link, config: &BridgeConfig) -> Result<(), NetlinkError> {
+    let gateways: Vec<IpNet> = config.gateways().collect();
+    let given = route.addresses_of(link.index)?.into_iter();
+    let given = given.filter(|a| a.ours && gateways.contains(&a.address));
+    route.run(given.map(|a| delete_address(link.index, a.address).absent_ok()).collect())
 }
