@@ -18,6 +18,7 @@ mod destinations;
 mod events;
 mod link;
 mod listen;
+mod qdisc;
 mod route;
 mod socket;
 mod vlan;
@@ -41,6 +42,7 @@ pub use link::{
 };
 pub use listen::Heard;
 pub(crate) use listen::{Interest, Listener, Told};
+pub use qdisc::{TokenBucket, delete_token_bucket, set_token_bucket};
 pub(crate) use route::dump as dump_objects;
 pub use route::{Request, Route};
 pub(crate) use socket::{Reply, Socket};

@@ -144,30 +144,8 @@ impl Route {
     /// Other than absence.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let what = format!("find link {name}");
-        let sequence = self.socket.next_sequence();
-        let mut datagram = Vec::new();
-        link::get_request(name).append_to(sequence, &mut datagram);
-        self.socket.send(&datagram)?;
-        let mut answer = None;
-        while answer.is_none() {
-            self.socket.receive(true, |reply| match reply {
-                Reply::Object { sequence: s, body, .. } if s == sequence => {
-                    answer = Some(Ok(link::parse(body)));
-                }
-                Reply::Ack { sequence: s, errno, detail } if s == sequence => {
-                    answer = Some(Err((errno, detail)));
-                }
-                _ => {}
-            })?;
-        }
-        match answer {
-            Some(Ok(link)) => link.map(Some).ok_or(NetlinkError::Malformed(what)),
-            Some(Err((errno, _))) if is_absence(errno) => Ok(None),
-            Some(Err((errno, detail))) => Err(NetlinkError::Refused {
-                what,
-                source: io::Error::from_raw_os_error(errno),
-                detail,
-            }),
+        match self.get(link::get_request(name), &what)? {
+            Some(body) => link::parse(&body).map(Some).ok_or(NetlinkError::Malformed(what)),
             None => Ok(None),
         }
     }
