@@ -21,6 +21,7 @@ pub mod overlay;
 pub mod port;
 pub mod process;
 pub mod signal;
+pub mod sockets;
 pub mod sysctl;
 pub mod watch;
 pub mod xattr;

@@ -21,6 +21,7 @@ mod listen;
 mod qdisc;
 mod route;
 mod socket;
+mod stats;
 mod vlan;
 mod way;
 
@@ -47,6 +48,7 @@ pub(crate) use route::dump as dump_objects;
 pub use route::{Request, Route};
 pub(crate) use socket::{Reply, Socket};
 pub use vlan::{IpvlanFlag, IpvlanMode, MacvlanMode, NewUpper, UpperKind, add_dummy, add_upper};
+pub use stats::LinkStats;
 pub use way::Way;
 
 /// A request that the kernel refused, or a socket that failed.

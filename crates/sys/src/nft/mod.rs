@@ -19,7 +19,9 @@ mod dump;
 mod events;
 mod expr;
 mod flow;
+mod foreign;
 mod model;
+mod others;
 
 use std::io;
 
@@ -27,10 +29,13 @@ pub use batch::Batch;
 pub use events::{NftEvents, TableEvent};
 pub use expr::{CtKey, Expr, MetaKey, PayloadBase, Register};
 pub use flow::{FlowDirection, FlowKey, Order, RuleCount};
+pub use foreign::{ForeignChain, ForeignRule, ForeignSet, ForeignTable};
 pub use model::{
     BaseChain, Chain, ChainKind, DataType, Element, ElementValue, Family, Hook, Policy, Rule,
     Ruleset, Set, SetKeeps, SetValue, Verdict,
 };
+
+pub use others::OtherChain;
 
 use crate::netlink::{NetlinkError, Reply, Socket};
 
