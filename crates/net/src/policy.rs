@@ -4,8 +4,12 @@
 //! Be aware:
 //! - Selecting containers by label or name is the caller's part, who says so
 //!   before a container's sandbox is joined: no packet passes without.
-//! - Rules are looked at in their order, the first that fits decides. What
+//! - Rules are looked at in their order. Of those that allow or deny, the first
+//!   that fits decides, once for what a container sends and once for what it
+//!   receives; of those that give a source address, the first as well. What
 //!   none fits may pass, as far as the networks let it.
+//! - A rule is about flows, and a flow is what began it: answers share its fate,
+//!   with every packet. A flow that a new rule denies stops at once.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -18,15 +22,17 @@ use crate::ports::Protocol;
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRule {
-    /// Its name, unique; for comments and counters.
+    /// Its name, unique, of letters, digits, `_`, `.` and `-`; for sets,
+    /// comments and counters.
     pub name: String,
     /// The addresses of the containers that it is about.
     pub subjects: Vec<IpAddr>,
     /// Which of their flows.
     pub direction: Direction,
-    /// Who is at the other end; empty for anybody.
-    pub peers: Vec<Peer>,
-    /// The ports of the flow's destination; empty for all of them.
+    /// Who is at the other end; anybody when absent, nobody when empty.
+    pub peers: Option<Vec<Peer>>,
+    /// The ports of the flow's destination; empty for all of them, and for
+    /// protocols without ports.
     pub ports: Vec<PortMatch>,
     /// What becomes of it.
     pub action: Action,
@@ -43,17 +49,19 @@ pub enum Direction {
 }
 
 /// The other end of a flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Peer {
     /// Addresses of containers, or of the world.
     Net(IpNet),
-    /// The addresses that the container was told for a DNS name: `example.org`
-    /// or `*.example.org`. Egress only.
+    /// The addresses that containers were told for a DNS name: `example.org`
+    /// or `*.example.org`, in lower case. Egress only.
     Name(String),
+    /// The host itself.
+    Host,
 }
 
-/// Ports of a flow's destination.
+/// Ports of a flow's destination, behind any translation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMatch {
     /// The protocol.
@@ -72,4 +80,24 @@ pub enum Action {
     Deny,
     /// It leaves the host with this address. Egress only.
     Source(IpAddr),
+}
+
+/// What a rule met.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyCount {
+    /// The rule's name.
+    pub name: String,
+    /// Packets, the answers included; of rules that give a source address,
+    /// flows.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl PolicyRule {
+    /// Whether the rule lets through or stops, rather than to translate.
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        matches!(self.action, Action::Allow | Action::Deny)
+    }
 }

@@ -23,6 +23,9 @@ pub(crate) use noop::NoFirewall;
 use crate::config::GatewayMode;
 pub use crate::driver::BoxFuture;
 use crate::error::NetError;
+use crate::mac::MacAddr;
+use crate::names::NameSet;
+use crate::policy::{PolicyCount, PolicyRule};
 use crate::ports::Protocol;
 
 /// What may pass into and out of a bridge network.
@@ -80,6 +83,40 @@ pub struct Policy {
     pub forwards: Vec<Forward>,
 }
 
+/// Policies, with what is known of the containers that they are about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicySet {
+    /// The rules, in the order in which they are looked at.
+    pub rules: Vec<PolicyRule>,
+    /// The endpoints on bridges of containers that rules allow or deny
+    /// something.
+    pub guards: Vec<Guard>,
+    /// The bridges of all networks.
+    pub networks: Vec<String>,
+}
+
+/// An endpoint that is kept from going around the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Its bridge.
+    pub bridge: String,
+    /// Its port of the bridge; none while it is not there yet.
+    pub interface: Option<String>,
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What [`Firewall::set_policies`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyOutcome {
+    /// Whether the kernel had anything else.
+    pub different: bool,
+    /// The sets that the name service has to fill.
+    pub names: Vec<NameSet>,
+}
+
 /// A packet filter with address translation.
 pub trait Firewall: Send + Sync {
     /// Takes over what an earlier run of the same instance left, published
@@ -105,4 +142,16 @@ pub trait Firewall: Send + Sync {
 
     /// Takes published ports back.
     fn remove_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Makes `policies` all there are. With `compare`, the kernel is asked
+    /// what it has, else it is believed to have what it was told. Until this is
+    /// called, what an earlier run of the same instance left stays.
+    fn set_policies(
+        &self,
+        policies: PolicySet,
+        compare: bool,
+    ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>>;
+
+    /// What the policies' rules met, as far as they met anything.
+    fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>>;
 }

@@ -3,8 +3,9 @@
 
 use sampan_types::NetworkId;
 
-use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy};
+use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet};
 use crate::error::NetError;
+use crate::policy::PolicyCount;
 
 /// No firewall.
 #[derive(Debug, Clone, Copy)]
@@ -40,5 +41,17 @@ impl Firewall for NoFirewall {
 
     fn remove_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn set_policies(
+        &self,
+        _policies: PolicySet,
+        _compare: bool,
+    ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>> {
+        Box::pin(async { Ok(PolicyOutcome::default()) })
+    }
+
+    fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 }

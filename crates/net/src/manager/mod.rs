@@ -12,6 +12,7 @@
 
 mod names;
 mod plan;
+mod policies;
 mod reconcile;
 mod repair;
 mod routes;
@@ -23,6 +24,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sampan_plugin::Plugins;
 use sampan_sys::sysctl::{self, SysctlError};
 use sampan_types::{EndpointId, NetworkId, SandboxId};
 use tokio::sync::{Notify, RwLock, broadcast};
@@ -86,6 +88,9 @@ pub(crate) struct Inner {
     whole: RwLock<()>,
     /// Held for a moment at a time, never across a wait.
     state: Mutex<State>,
+    /// Held by whoever tells the firewall of policies: what is told last was
+    /// true last.
+    policy_turn: tokio::sync::Mutex<()>,
     drivers: Drivers,
     firewall: Box<dyn Firewall>,
     names: Box<dyn NameService>,
@@ -122,6 +127,7 @@ impl Drivers {
 pub(crate) struct State {
     pub(crate) networks: HashMap<NetworkId, Arc<NetworkSpec>>,
     pub(crate) sandboxes: HashMap<SandboxId, Joined>,
+    policies: policies::Policies,
 }
 
 /// A sandbox that is set up, with what it came from.
@@ -157,8 +163,17 @@ impl Networks {
             linkless: Box::new(Linkless),
             macvlan: Box::new(upper(Flavour::Macvlan)),
             ipvlan: Box::new(upper(Flavour::Ipvlan)),
-            remote: Box::new(Remote),
-            cni: Box::new(Cni),
+            remote: Box::new(Remote::new(
+                Plugins::new(config.plugin_dirs.clone()),
+                config.exec_root.join("plugins"),
+                config.exec_root.join("netns"),
+                worker.clone(),
+            )),
+            cni: Box::new(Cni::new(
+                config.cni_path.clone(),
+                config.exec_root.join("cni"),
+                config.exec_root.join("netns"),
+            )),
         };
         Self::open_with(config, (worker, reaper), drivers, Box::new(firewall), names).await
     }
@@ -178,6 +193,7 @@ impl Networks {
             ip_forward: config.ip_forward,
             whole: RwLock::default(),
             state: Mutex::default(),
+            policy_turn: tokio::sync::Mutex::default(),
             drivers,
             firewall,
             names,
@@ -196,7 +212,7 @@ impl Networks {
             match inner.driver(network).create_network(network).await {
                 // A parent that is gone, or not there yet, is no reason to do
                 // without the other networks: reconciliation tries again.
-                Err(e) if plan::is_upper(network) => {
+                Err(e) if plan::may_be_absent(network) => {
                     tracing::warn!(network = network.name, error = %e, "a network can't be used");
                 }
                 created => drop(created?),
@@ -219,6 +235,7 @@ impl Networks {
             inner.forward_packets_of(&network)?;
             inner.create_network(&network).await?;
             inner.state().networks.insert(network.id.clone(), Arc::new(network));
+            inner.refresh_policies().await;
             Ok(())
         })
         .await
@@ -242,6 +259,7 @@ impl Networks {
             let links = inner.driver(&spec).delete_network(&spec).await;
             rules.and(links)?;
             inner.state().networks.remove(&network);
+            inner.refresh_policies().await;
             Ok(())
         })
         .await
@@ -267,7 +285,7 @@ impl Networks {
     pub async fn join(&self, spec: SandboxSpec) -> Result<Sandbox, NetError> {
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.join(spec).await
+            inner.join_guarded(spec).await
         })
         .await
     }
@@ -282,7 +300,9 @@ impl Networks {
         let sandbox = sandbox.clone();
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.leave(&sandbox).await
+            let left = inner.leave(&sandbox).await;
+            inner.refresh_policies().await;
+            left
         })
         .await
     }
@@ -299,7 +319,7 @@ impl Networks {
         let sandbox = sandbox.clone();
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.connect(&sandbox, endpoint).await
+            inner.connect_guarded(&sandbox, endpoint).await
         })
         .await
     }
@@ -316,7 +336,9 @@ impl Networks {
         let (sandbox, endpoint) = (sandbox.clone(), endpoint.clone());
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.disconnect(&sandbox, &endpoint).await
+            let left = inner.disconnect(&sandbox, &endpoint).await;
+            inner.refresh_policies().await;
+            left
         })
         .await
     }

@@ -49,6 +49,9 @@ impl Inner {
         self.restore_straight(&sandboxes, &mut repairs).await;
         self.remove_orphans(&sandboxes, observed, &mut repairs).await;
         self.state().sandboxes = sandboxes;
+        if let Err(e) = self.apply_policies(true).await {
+            repairs.failed.push(e.to_string());
+        }
         Ok(repairs)
     }
 

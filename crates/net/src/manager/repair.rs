@@ -127,6 +127,7 @@ impl Inner {
                 None => repairs.lost.push(sandbox),
             }
         }
+        self.refresh_policies().await;
         repairs
     }
 

@@ -106,8 +106,14 @@ impl Known {
 
     /// Elements that come and go by themselves are no change of the table.
     fn is_ours(&self, event: &TableEvent) -> bool {
-        event.table == self.instance
+        self.is_our_table(&event.table)
             && event.elements_of.as_deref().is_none_or(|set| !is_filled(set))
+    }
+
+    /// The instance's table, and those of its policies.
+    fn is_our_table(&self, table: &str) -> bool {
+        let rest = table.strip_prefix(self.instance.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest == "-policy")
     }
 
     fn change(
@@ -234,5 +240,5 @@ fn concerns(attachment: &Attachment, change: &RouteChange) -> bool {
 /// Whether a set of our table is filled with what containers are told for
 /// names: the name service does that.
 fn is_filled(set: &str) -> bool {
-    set.starts_with("name-")
+    ["name4.", "name6.", "wild4.", "wild6."].iter().any(|kind| set.starts_with(kind))
 }

@@ -102,6 +102,15 @@ impl Expr {
         })
     }
 
+    /// Goes on only when the set does not contain the key.
+    #[must_use]
+    pub fn lookup_absent(set: &str, key: Register) -> Self {
+        // NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV
+        Self::new("lookup", |m| {
+            m.text(1, set).be32(2, key.number()).be32(5, 1);
+        })
+    }
+
     /// Loads the Ethernet type of the packet: 2 bytes.
     #[must_use]
     pub fn ether_type(to: Register) -> Self {

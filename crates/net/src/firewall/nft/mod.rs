@@ -14,6 +14,7 @@ mod forwards;
 #[cfg(test)]
 mod golden;
 mod networks;
+mod policy;
 mod rules;
 
 use std::collections::HashSet;
@@ -24,9 +25,12 @@ use sampan_sys::nft::{Batch, Nft, Ruleset};
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
 
-use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy};
+use super::{
+    BoxFuture, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet,
+};
 use crate::error::NetError;
 use crate::flows::StaleFlows;
+use crate::policy::PolicyCount;
 use crate::worker::{Reaper, Worker};
 
 /// The firewall of one instance.
@@ -36,6 +40,7 @@ pub(crate) struct NftFirewall {
     /// What shall be in the table. Locked by jobs of the network thread for
     /// as long as they run, so that it changes with the kernel's table.
     wanted: Arc<Mutex<Wanted>>,
+    policies: policy::PolicyTables,
     worker: Worker,
     reaper: Reaper,
 }
@@ -49,7 +54,8 @@ struct Wanted {
 
 impl NftFirewall {
     pub fn new(table: String, worker: Worker, reaper: Reaper) -> Self {
-        Self { table, wanted: Arc::default(), worker, reaper }
+        let policies = policy::PolicyTables::new(&table, worker.clone());
+        Self { table, wanted: Arc::default(), policies, worker, reaper }
     }
 
     /// Runs a change of what is wanted and of the kernel on the network
@@ -147,9 +153,13 @@ impl Firewall for NftFirewall {
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
-        Box::pin(
-            self.change("restore the firewall", |nft, table, policy| enforce(nft, table, policy)),
-        )
+        Box::pin(async {
+            let policies = self.policies.verify().await;
+            let rest = self.change("restore the firewall", |nft, table, wanted| {
+                enforce(nft, table, wanted)
+            });
+            Ok(rest.await? | policies?)
+        })
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
@@ -226,5 +236,17 @@ impl Firewall for NftFirewall {
             self.reaper.flows(stale);
             Ok(())
         })
+    }
+
+    fn set_policies(
+        &self,
+        policies: PolicySet,
+        compare: bool,
+    ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>> {
+        Box::pin(self.policies.set(policies, compare))
+    }
+
+    fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {
+        Box::pin(self.policies.counts())
     }
 }

@@ -36,8 +36,7 @@ pub(super) fn with_interface(interface: &str, rest: &[u8]) -> Vec<u8> {
 
 /// The addresses of one family, each once.
 pub(super) fn addresses<'a>(all: impl Iterator<Item = &'a IpAddr>, v4: bool) -> Vec<Element> {
-    let mut keys: Vec<Vec<u8>> =
-        all.filter(|a| a.is_ipv4() == v4).map(|a| octets(*a)).collect();
+    let mut keys: Vec<Vec<u8>> = all.filter(|a| a.is_ipv4() == v4).map(|a| octets(*a)).collect();
     keys.sort();
     keys.dedup();
     keys.into_iter().map(plain).collect()

@@ -14,8 +14,6 @@
 //! - A flow to an address that is allowed by its name gets a label, and is
 //!   allowed by that for as long as it lives: the address may be forgotten.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use sampan_sys::nft::{
     BaseChain, Chain, ChainKind, CtKey, DataType, Expr, Family, FlowDirection, FlowKey, Hook,
@@ -62,11 +60,11 @@ fn subject_set(rule: &str, v4: bool) -> String {
     format!("of{}.{rule}", if v4 { 4 } else { 6 })
 }
 
-fn peer_set(rule: &str, v4: bool) -> String {
+pub(super) fn peer_set(rule: &str, v4: bool) -> String {
     format!("peers{}.{rule}", if v4 { 4 } else { 6 })
 }
 
-fn port_set(rule: &str, protocol: Protocol) -> String {
+pub(super) fn port_set(rule: &str, protocol: Protocol) -> String {
     format!("{protocol}.{rule}")
 }
 
@@ -136,12 +134,7 @@ fn sets(set: &PolicySet) -> Vec<Set> {
             let mut of = plain(subject_set(&rule.name, v4), v4);
             of.elements = elements::addresses(rule.subjects.iter(), v4);
             sets.push(of);
-            if let Some(peers) = &rule.peers {
-                let nets: Vec<IpNet> = peers.iter().filter_map(net_of).collect();
-                let mut set = plain(peer_set(&rule.name, v4), v4).keeping(SetKeeps::Ranges);
-                set.elements = elements::net_ranges(nets.iter(), v4);
-                sets.push(set);
-            }
+            sets.extend(peer_addresses(rule, v4));
         }
         let mut names: Vec<String> = set.rules.iter().flat_map(names_of).cloned().collect();
         names.sort();
@@ -150,16 +143,29 @@ fn sets(set: &PolicySet) -> Vec<Set> {
         sets.extend(names.iter().map(|name| of_name(name)));
     }
     for rule in &set.rules {
-        for protocol in protocols(rule) {
-            let name = port_set(&rule.name, protocol);
-            let mut ports = Set::new(name, &[DataType::InetService], SetValue::None)
-                .keeping(SetKeeps::Ranges);
-            let mine = rule.ports.iter().filter(|p| p.protocol == protocol);
-            ports.elements = elements::port_ranges(mine.map(|p| &p.ports));
-            sets.push(ports);
-        }
+        sets.extend(port_numbers(rule));
     }
     sets
+}
+
+/// The addresses of a rule's peers, as far as these are no names.
+pub(super) fn peer_addresses(rule: &PolicyRule, v4: bool) -> Option<Set> {
+    let nets: Vec<IpNet> = rule.peers.as_ref()?.iter().filter_map(net_of).collect();
+    let kind = if v4 { DataType::Ipv4Addr } else { DataType::Ipv6Addr };
+    let mut set = Set::new(peer_set(&rule.name, v4), &[kind], SetValue::None);
+    set.elements = elements::net_ranges(nets.iter(), v4);
+    Some(set.keeping(SetKeeps::Ranges))
+}
+
+/// The ports of a rule, a set for each protocol.
+pub(super) fn port_numbers(rule: &PolicyRule) -> impl Iterator<Item = Set> {
+    protocols(rule).into_iter().map(|protocol| {
+        let name = port_set(&rule.name, protocol);
+        let mut set = Set::new(name, &[DataType::InetService], SetValue::None);
+        let mine = rule.ports.iter().filter(|p| p.protocol == protocol);
+        set.elements = elements::port_ranges(mine.map(|p| &p.ports));
+        set.keeping(SetKeeps::Ranges)
+    })
 }
 
 fn net_of(peer: &Peer) -> Option<IpNet> {
@@ -177,7 +183,7 @@ fn names_of(rule: &PolicyRule) -> impl Iterator<Item = &String> {
 }
 
 /// The protocols that a rule's ports are of.
-fn protocols(rule: &PolicyRule) -> Vec<Protocol> {
+pub(super) fn protocols(rule: &PolicyRule) -> Vec<Protocol> {
     let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     all.into_iter().filter(|p| rule.ports.iter().any(|m| m.protocol == *p)).collect()
 }
@@ -204,10 +210,7 @@ fn fixed_rules(set: &PolicySet) -> Vec<Rule> {
     }
     rules.push(rule("decide", state(INVALID | UNTRACKED), goto("stray"), "of no known flow"));
     for (v4, direction) in both_ways() {
-        let when = [
-            Expr::flow(source(v4), direction, R),
-            Expr::lookup(all_subjects(v4), R),
-        ];
+        let when = [Expr::flow(source(v4), direction, R), Expr::lookup(all_subjects(v4), R)];
         rules.push(rule("decide", when, goto("judge"), "containers under policy"));
     }
     let neighbours = [Expr::meta(MetaKey::L4Proto, P), Expr::compare(P, true, &[ICMPV6])];
@@ -235,12 +238,7 @@ fn fixed_rules(set: &PolicySet) -> Vec<Rule> {
     rules
 }
 
-fn rule(
-    chain: &str,
-    when: impl IntoIterator<Item = Expr>,
-    then: Expr,
-    comment: &str,
-) -> Rule {
+fn rule(chain: &str, when: impl IntoIterator<Item = Expr>, then: Expr, comment: &str) -> Rule {
     let expressions = when.into_iter().chain([Expr::counter(), then]).collect();
     Rule { chain: chain.to_owned(), expressions, comment: comment.to_owned() }
 }
@@ -350,8 +348,7 @@ fn peers(rule: &PolicyRule, v4: bool) -> Vec<(Vec<Expr>, bool)> {
         Direction::Egress => FlowDirection::Reply,
         Direction::Ingress => FlowDirection::Original,
     };
-    let in_set =
-        |set: &str| vec![Expr::flow(source(v4), direction, R), Expr::lookup(set, R)];
+    let in_set = |set: &str| vec![Expr::flow(source(v4), direction, R), Expr::lookup(set, R)];
     let mut ways = vec![(in_set(&peer_set(&rule.name, v4)), false)];
     if list.contains(&Peer::Host) {
         // What the host sends has not come in, what it gets does not go out.
@@ -373,18 +370,14 @@ fn peers(rule: &PolicyRule, v4: bool) -> Vec<(Vec<Expr>, bool)> {
 /// The label of flows that a rule allowed by a name: one bit of 128, chosen by
 /// the rule's name (FNV-1a).
 fn label(rule: &str) -> [u8; 16] {
-    let hash = rule.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = rule
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (1u128 << (hash % 128)).to_le_bytes()
 }
 
 fn has_label(rule: &str) -> Vec<Expr> {
-    vec![
-        Expr::flow_labels(R),
-        Expr::mask(R, &label(rule)),
-        Expr::compare(R, false, &[0; 16]),
-    ]
+    vec![Expr::flow_labels(R), Expr::mask(R, &label(rule)), Expr::compare(R, false, &[0; 16])]
 }
 
 fn set_label(rule: &str) -> [Expr; 2] {

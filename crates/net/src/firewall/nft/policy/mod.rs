@@ -46,6 +46,8 @@ pub(super) struct PolicyTables {
     /// What is in the kernel, as far as known. Locked by jobs of the network
     /// thread for as long as they run.
     known: Arc<Mutex<Known>>,
+    /// What was told last; none before that.
+    told: Arc<Mutex<Option<PolicySet>>>,
     worker: Worker,
 }
 
@@ -89,23 +91,43 @@ impl Tables {
 
 impl PolicyTables {
     pub fn new(instance: &str, worker: Worker) -> Self {
-        Self { table: format!("{instance}-policy"), known: Arc::default(), worker }
+        let table = format!("{instance}-policy");
+        Self { table, known: Arc::default(), told: Arc::default(), worker }
     }
 
     /// Makes `set` what the kernel carries out. With `compare`, the kernel is
     /// asked what it has; without, it is believed to have what it was told.
     pub async fn set(&self, set: PolicySet, compare: bool) -> Result<PolicyOutcome, NetError> {
         let (table, known) = (self.table.clone(), Arc::clone(&self.known));
+        let told = Arc::clone(&self.told);
         let names = name_sets(&self.table, &set.rules);
         let different = self
             .worker
             .run(move |kernel| {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                carry_out(kernel, &table, &mut known, &set, compare)
+                let done = carry_out(kernel, &table, &mut known, &set, compare);
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(set);
+                done
             })
             .await?
             .map_err(NetError::kernel("set the network policies"))?;
         Ok(PolicyOutcome { different, names })
+    }
+
+    /// Compares the kernel with what was told last, and restores what differs.
+    /// Says whether anything did.
+    pub async fn verify(&self) -> Result<bool, NetError> {
+        let (table, known) = (self.table.clone(), Arc::clone(&self.known));
+        let told = Arc::clone(&self.told);
+        self.worker
+            .run(move |kernel| {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(set) = &*told else { return Ok(false) };
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                carry_out(kernel, &table, &mut known, set, true)
+            })
+            .await?
+            .map_err(NetError::kernel("restore the network policies"))
     }
 
     /// What each rule met.
@@ -200,8 +222,9 @@ fn carry_out(
 type Found = (Option<Ruleset>, Option<Ruleset>);
 
 fn dump(nft: &mut Nft, table: &str) -> Result<Found, NetlinkError> {
-    let mut dump = |family| Ok(nft.dump_table(family, table)?.map(Ruleset::sorted));
-    Ok((dump(Family::Inet)?, dump(Family::Bridge)?))
+    let flows = nft.dump_table(Family::Inet, table)?.map(Ruleset::sorted);
+    let frames = nft.dump_table(Family::Bridge, table)?.map(Ruleset::sorted);
+    Ok((flows, frames))
 }
 
 /// Puts the tables in the place of those that are there, or takes these away.
@@ -259,9 +282,8 @@ fn difference(table: &str, old: &Tables, new: &Tables) -> Option<Batch> {
         }
         batch.family(family);
         for (old, new) in old.sets.iter().zip(&new.sets) {
-            if Set { elements: Vec::new(), ..old.clone() }
-                != (Set { elements: Vec::new(), ..new.clone() })
-            {
+            let shape = |set: &Set| Set { elements: Vec::new(), ..set.clone() };
+            if shape(old) != shape(new) {
                 return None;
             }
             let (gone, added) = elements::difference(old.keeps, &old.elements, &new.elements);

@@ -1,0 +1,299 @@
+//! Network policies: which endpoints they are about, and telling the firewall
+//! before these can send or receive anything.
+//!
+//! Be aware:
+//! - Without a policy nothing here costs anything.
+//! - An endpoint that comes under policy is known to the firewall by its
+//!   hardware address before it is made, and by its port of the bridge before
+//!   a process can use it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sampan_types::{EndpointId, SandboxId};
+
+use super::{Inner, Networks, Repairs, Sandbox, State};
+use crate::config::{Attachment, DriverConfig, EndpointSpec, NetworkSpec, SandboxSpec};
+use crate::error::NetError;
+use crate::firewall::{Guard, PolicySet};
+use crate::mac::MacAddr;
+use crate::names::NameSet;
+use crate::policy::{PolicyCount, PolicyRule};
+
+/// What is known of policies.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    rules: Vec<PolicyRule>,
+    /// The addresses that rules allow or deny something.
+    subjects: HashSet<IpAddr>,
+    /// Endpoints that are being made.
+    coming: HashMap<EndpointId, Guard>,
+    /// The sets that the name service fills.
+    filled: Vec<NameSet>,
+}
+
+impl Policies {
+    fn set(&mut self, rules: Vec<PolicyRule>) {
+        let judged = rules.iter().filter(|r| r.is_verdict());
+        self.subjects = judged.flat_map(|r| r.subjects.iter().copied()).collect();
+        self.rules = rules;
+    }
+}
+
+impl Networks {
+    /// Makes `rules` the policies, in the order in which they are looked at:
+    /// for what runs at once, with every flow that exists.
+    ///
+    /// # Errors
+    /// [`NetError::NotSupported`] when a rule is about an endpoint on a
+    /// network that the host's firewall does not see, and nothing is changed;
+    /// or the kernel's.
+    pub async fn set_policies(&self, rules: Vec<PolicyRule>) -> Result<(), NetError> {
+        self.check_policies(&rules)?;
+        self.detached(|inner| async move {
+            let _shared = inner.whole.read().await;
+            inner.state().policies.set(rules);
+            inner.apply_policies(false).await?;
+            inner.straighten_again().await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// As [`Networks::set_policies`], for the next [`Networks::reconcile`] to
+    /// carry out: at a start, when it is not known yet what runs. Until then
+    /// what an earlier run left stays in force.
+    pub fn prepare_policies(&self, rules: Vec<PolicyRule>) {
+        self.inner.state().policies.set(rules);
+    }
+
+    /// Refuses rules that are about an endpoint in use which they can't be
+    /// enforced on.
+    ///
+    /// # Errors
+    /// [`NetError::NotSupported`], naming rule and network.
+    pub fn check_policies(&self, rules: &[PolicyRule]) -> Result<(), NetError> {
+        let state = self.inner.state();
+        let endpoints = state.sandboxes.values().flat_map(|j| &j.spec.endpoints);
+        for endpoint in endpoints {
+            let Some(network) = state.networks.get(&endpoint.network) else { continue };
+            check(rules, endpoint, network)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a policy allows or denies something to the container with this
+    /// address: its packets have to pass the bridge, where the rules are.
+    #[must_use]
+    pub fn under_policy(&self, address: IpAddr) -> bool {
+        self.inner.under_policy(&[address])
+    }
+
+    /// What the rules met.
+    ///
+    /// # Errors
+    /// When the kernel's counters can't be read.
+    pub async fn policy_counts(&self) -> Result<Vec<PolicyCount>, NetError> {
+        self.inner.firewall.policy_counts().await
+    }
+}
+
+/// Refuses an endpoint that a rule is about on a network whose packets do not
+/// pass the host's firewall.
+fn check(
+    rules: &[PolicyRule],
+    endpoint: &EndpointSpec,
+    network: &NetworkSpec,
+) -> Result<(), NetError> {
+    if matches!(network.driver, DriverConfig::Bridge(_)) {
+        return Ok(());
+    }
+    let about = |r: &&PolicyRule| endpoint.addresses.iter().any(|a| r.subjects.contains(a));
+    match rules.iter().find(about) {
+        None => Ok(()),
+        Some(rule) => Err(NetError::NotSupported {
+            what: format!(
+                "policy {} on network {}, whose packets do not pass the host's firewall \
+                 (policies work on bridge networks; name one in the policy to limit it)",
+                rule.name, network.name
+            ),
+        }),
+    }
+}
+
+impl Inner {
+    /// Sets a sandbox up that policies may be about.
+    pub(super) async fn join_guarded(&self, mut spec: SandboxSpec) -> Result<Sandbox, NetError> {
+        self.guard_ahead(&mut spec.endpoints).await?;
+        let id = spec.sandbox.clone();
+        let endpoints: Vec<EndpointId> =
+            spec.endpoints.iter().map(|e| e.endpoint.clone()).collect();
+        let joined = self.join(spec).await;
+        let guarded = self.guard_as_made(&endpoints).await;
+        let sandbox = joined?;
+        if let Err(e) = guarded {
+            if let Err(also) = self.leave(&id).await {
+                tracing::warn!(sandbox = %id, error = %also, "failed to take a sandbox back");
+            }
+            return Err(e);
+        }
+        Ok(sandbox)
+    }
+
+    /// Connects a sandbox to a network with policies that may be about it.
+    pub(super) async fn connect_guarded(
+        &self,
+        sandbox: &SandboxId,
+        mut endpoint: EndpointSpec,
+    ) -> Result<Attachment, NetError> {
+        self.guard_ahead(std::slice::from_mut(&mut endpoint)).await?;
+        let id = endpoint.endpoint.clone();
+        let connected = self.connect(sandbox, endpoint).await;
+        let guarded = self.guard_as_made(std::slice::from_ref(&id)).await;
+        let attachment = connected?;
+        if let Err(e) = guarded {
+            if let Err(also) = self.disconnect(sandbox, &id).await {
+                tracing::warn!(%sandbox, error = %also, "failed to take an endpoint back");
+            }
+            return Err(e);
+        }
+        Ok(attachment)
+    }
+
+    /// Whether a rule allows or denies something to one of these addresses.
+    pub(super) fn under_policy(&self, addresses: &[IpAddr]) -> bool {
+        let state = self.state();
+        let subjects = &state.policies.subjects;
+        !subjects.is_empty() && addresses.iter().any(|a| subjects.contains(a))
+    }
+
+    /// Tells the firewall of endpoints before they are made. They get the
+    /// hardware address here that they are told by.
+    async fn guard_ahead(&self, endpoints: &mut [EndpointSpec]) -> Result<(), NetError> {
+        let mut any = false;
+        {
+            let mut state = self.state();
+            if state.policies.rules.is_empty() {
+                return Ok(());
+            }
+            for endpoint in endpoints {
+                let Some(network) = state.networks.get(&endpoint.network).cloned() else {
+                    continue;
+                };
+                check(&state.policies.rules, endpoint, &network)?;
+                if !state.policies.is_about(endpoint) {
+                    continue;
+                }
+                let mac = *endpoint.mac.get_or_insert_with(MacAddr::random);
+                if let Some(guard) = guard(endpoint, &network, Some(mac), None) {
+                    state.policies.coming.insert(endpoint.endpoint.clone(), guard);
+                    any = true;
+                }
+            }
+        }
+        if any { self.apply_policies(false).await } else { Ok(()) }
+    }
+
+    /// Tells the firewall of the endpoints as they are, after these were made,
+    /// or failed to be.
+    async fn guard_as_made(&self, made: &[EndpointId]) -> Result<(), NetError> {
+        {
+            let mut state = self.state();
+            if state.policies.rules.is_empty() {
+                return Ok(());
+            }
+            for endpoint in made {
+                state.policies.coming.remove(endpoint);
+            }
+        }
+        self.apply_policies(false).await
+    }
+
+    /// Tells the firewall that something about endpoints or networks changed.
+    /// A failure leaves more guarded than there is, which the next change or
+    /// comparison puts right.
+    pub(super) async fn refresh_policies(&self) {
+        if self.state().policies.rules.is_empty() {
+            return;
+        }
+        if let Err(error) = self.apply_policies(false).await {
+            tracing::warn!(%error, "network policies are not up to date");
+        }
+    }
+
+    /// Makes the policies those of the firewall and of the name service. Says
+    /// nothing to either when there never was one.
+    pub(super) async fn apply_policies(&self, compare: bool) -> Result<(), NetError> {
+        let _turn = self.policy_turn.lock().await;
+        let set = policy_set(&self.state());
+        let outcome = self.firewall.set_policies(set, compare).await?;
+        if self.state().policies.filled != outcome.names {
+            self.names.fill(outcome.names.clone()).await?;
+            self.state().policies.filled = outcome.names;
+        }
+        Ok(())
+    }
+
+    /// After policies changed, other endpoints may reach each other past their
+    /// bridge.
+    async fn straighten_again(&self) {
+        let sandboxes = self.state().sandboxes.clone();
+        let mut repairs = Repairs::default();
+        self.restore_straight(&sandboxes, &mut repairs).await;
+        for failure in repairs.failed {
+            tracing::warn!(%failure, "ways past a bridge are not up to date");
+        }
+    }
+}
+
+impl Policies {
+    fn is_about(&self, endpoint: &EndpointSpec) -> bool {
+        endpoint.addresses.iter().any(|a| self.subjects.contains(a))
+    }
+}
+
+/// The policies with the endpoints that they are about.
+fn policy_set(state: &State) -> PolicySet {
+    let policies = &state.policies;
+    let mut guards: Vec<Guard> = policies.coming.values().cloned().collect();
+    if !policies.subjects.is_empty() {
+        guards.extend(state.sandboxes.values().flat_map(|j| made(state, &j.spec, &j.sandbox)));
+    }
+    guards.sort_by(|a, b| (a.mac, &a.interface).cmp(&(b.mac, &b.interface)));
+    let bridge = |n: &NetworkSpec| match &n.driver {
+        DriverConfig::Bridge(config) => Some(config.bridge.clone()),
+        _ => None,
+    };
+    let mut networks: Vec<String> = state.networks.values().filter_map(|n| bridge(n)).collect();
+    networks.sort();
+    PolicySet { rules: policies.rules.clone(), guards, networks }
+}
+
+/// The guards of a sandbox that is set up.
+fn made(state: &State, spec: &SandboxSpec, sandbox: &Sandbox) -> Vec<Guard> {
+    let of = |attachment: &Attachment| {
+        let endpoint = spec.endpoints.iter().find(|e| e.endpoint == attachment.endpoint)?;
+        if !state.policies.is_about(endpoint) {
+            return None;
+        }
+        let network = state.networks.get(&endpoint.network)?;
+        guard(endpoint, network, attachment.mac, attachment.host_interface.clone())
+    };
+    sandbox.attachments.iter().filter_map(of).collect()
+}
+
+fn guard(
+    endpoint: &EndpointSpec,
+    network: &NetworkSpec,
+    mac: Option<MacAddr>,
+    interface: Option<String>,
+) -> Option<Guard> {
+    let DriverConfig::Bridge(config) = &network.driver else { return None };
+    let with_prefix = |address: &IpAddr| {
+        let length = config.subnet_of(*address)?.net.prefix_len();
+        Some(IpNet::new_assert(*address, length))
+    };
+    let addresses = endpoint.addresses.iter().filter_map(with_prefix).collect();
+    Some(Guard { bridge: config.bridge.clone(), interface, mac: mac?, addresses })
+}
