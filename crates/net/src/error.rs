@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use sampan_sys::bpf::RedirectError;
+use sampan_plugin::PluginError;
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::sysctl::SysctlError;
 use sampan_types::{ErrorKind, Kind, NetworkId, SandboxId};
@@ -86,6 +88,22 @@ pub enum NetError {
         /// Why not.
         reason: String,
     },
+    /// The program that leads frames past the bridge, or its entries.
+    #[error("failed to {0}")]
+    Redirect(#[from] RedirectError),
+    /// A plugin is not there, or does not do what it is asked for.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// What a driver has to remember can't be written or read.
+    #[error("failed to {operation} {}: {source}", path.display())]
+    Note {
+        /// What was being done.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The network thread is gone.
     #[error("the network thread has stopped")]
     Stopped,
@@ -108,9 +126,13 @@ impl Kind for NetError {
             }
             Self::ActiveEndpoints { .. } | Self::InUse { .. } => ErrorKind::Forbidden,
             Self::NotSupported { .. } => ErrorKind::NotImplemented,
-            Self::Kernel { .. } | Self::Namespace { .. } | Self::Names { .. } | Self::Stopped => {
-                ErrorKind::System
-            }
+            Self::Plugin(e) => e.kind(),
+            Self::Kernel { .. }
+            | Self::Namespace { .. }
+            | Self::Names { .. }
+            | Self::Note { .. }
+            | Self::Redirect(_)
+            | Self::Stopped => ErrorKind::System,
         }
     }
 }
