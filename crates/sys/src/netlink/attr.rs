@@ -99,6 +99,11 @@ impl Message {
         self.bytes[6..8].copy_from_slice(&(old | flags).to_ne_bytes());
     }
 
+    /// What was written after the header.
+    pub(crate) fn into_body(mut self) -> Vec<u8> {
+        self.bytes.split_off(HEADER)
+    }
+
     /// Completes the header and appends the message to a datagram.
     pub(crate) fn append_to(mut self, sequence: u32, datagram: &mut Vec<u8>) {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);

@@ -97,7 +97,17 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    fn push(&mut self, message: Message, what: String) {
+    pub(super) fn current_family(&self) -> Family {
+        self.family
+    }
+
+    /// A number for a set that no other of this batch has.
+    pub(super) fn next_set(&mut self) -> u32 {
+        self.sets += 1;
+        self.sets
+    }
+
+    pub(super) fn push(&mut self, message: Message, what: String) {
         self.messages.push((message, what));
     }
 

@@ -147,14 +147,7 @@ fn parse_chain(body: &[u8]) -> Option<Chain> {
                 "nat" => ChainKind::Nat,
                 _ => return None,
             },
-            hook: match u32_be(find(hook, 1)?) {
-                0 => Hook::Prerouting,
-                1 => Hook::Input,
-                2 => Hook::Forward,
-                3 => Hook::Output,
-                4 => Hook::Postrouting,
-                _ => return None,
-            },
+            hook: Hook::of(u32_be(find(hook, 1)?))?,
             priority: u32_be(find(hook, 2)?).cast_signed(),
             policy: if u32_be(find(body, 5)?) == 0 { Policy::Drop } else { Policy::Accept },
         })

@@ -5,6 +5,8 @@ use super::expr::Expr;
 /// Which packets a table sees (`NFPROTO_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Family {
+    /// Any: only for lists.
+    Any = 0,
     /// IPv4 and IPv6.
     #[default]
     Inet = 1,
@@ -100,6 +102,15 @@ pub enum Hook {
     Output = 3,
     /// About to leave.
     Postrouting = 4,
+}
+
+impl Hook {
+    /// The hook with the kernel's number.
+    pub(super) fn of(number: u32) -> Option<Self> {
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting]
+            .into_iter()
+            .find(|hook| *hook as u32 == number)
+    }
 }
 
 /// What a base chain does at its end.
@@ -293,7 +304,9 @@ impl Verdict {
         }
     }
 
-    pub(super) fn chain(&self) -> Option<&str> {
+    /// The chain that it leads to.
+    #[must_use]
+    pub fn chain(&self) -> Option<&str> {
         match self {
             Self::Jump(chain) | Self::Goto(chain) => Some(chain),
             _ => None,
