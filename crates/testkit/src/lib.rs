@@ -20,6 +20,7 @@ mod host;
 mod lan;
 mod program;
 mod rootfs;
+pub mod vm;
 
 pub use events::EventStream;
 pub use host::{Daemon, Host, Response};

@@ -54,6 +54,10 @@ pub fn add_program(root: &Path, program: &str) -> io::Result<()> {
         if let Some(parent) = target.parent() {
             std::fs::create_dir_all(parent)?;
         }
+        if target.is_symlink() {
+            // An applet of the same name; its target stays as it is.
+            std::fs::remove_file(&target)?;
+        }
         std::fs::copy(file, target)?;
     }
     Ok(())
