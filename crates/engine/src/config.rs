@@ -79,6 +79,9 @@ pub struct EngineConfig {
     pub default_runtime: Option<String>,
     /// The default bridge; `None` with `--bridge=none`.
     pub bridge: Option<BridgeConfig>,
+    /// `--network-redirect`: whether containers on one bridge network reach
+    /// each other past the bridge.
+    pub network_redirect: bool,
     /// `--default-address-pool`: base networks with the length of the subnets
     /// that user-defined networks get from them.
     pub address_pools: Vec<(IpNet, u8)>,
@@ -133,6 +136,7 @@ impl EngineConfig {
             runtimes: BTreeMap::new(),
             default_runtime: None,
             bridge: Some(BridgeConfig::default()),
+            network_redirect: true,
             address_pools: Vec::new(),
             publish_address: None,
             dns: Vec::new(),

@@ -33,6 +33,7 @@ pub fn engine(settings: &Settings) -> Result<EngineConfig> {
         None => format!("/{}", config.instance),
     };
     config.bridge = bridge(settings)?;
+    set(&mut config.network_redirect, settings.network_redirect);
     config.address_pools =
         settings.default_address_pools.iter().map(|t| address_pool(t)).collect::<Result<_>>()?;
     config.publish_address = parse_option(settings.ip.as_deref(), "ip")?;

@@ -88,6 +88,10 @@ pub struct Settings {
     /// Whether containers leave with the host's address
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub ip_masq: Option<bool>,
+    /// Whether containers on one network reach each other past the bridge, where the kernel can
+    /// [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub network_redirect: Option<bool>,
     /// The host address of published ports that name none [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub ip: Option<String>,
