@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use sampan_sys::netlink::{LinkChange, LinkRef, NetlinkError, Route, set_link};
+use sampan_sys::netlink::{AddressWatch, LinkChange, LinkRef, NetlinkError, Route, set_link};
 use sampan_sys::netns::{self, NetNs};
 use sampan_sys::sysctl;
 use sampan_types::SandboxId;
@@ -77,23 +77,35 @@ impl Namespace {
     /// # Errors
     /// [`NetError::NotSupported`] by a kernel without IPv6.
     pub(crate) fn allow_ipv6(&self, interface: &str) -> Result<bool, NetError> {
+        Ok(self.open_ipv6(interface)?.0)
+    }
+
+    /// As [`Namespace::allow_ipv6`], with what hears when the addresses that
+    /// it is given are in use.
+    ///
+    /// # Errors
+    /// As [`Namespace::allow_ipv6`].
+    pub(crate) fn open_ipv6(&self, interface: &str) -> Result<(bool, AddressWatch), NetError> {
         if !Path::new("/proc/sys/net/ipv6").exists() {
             return Err(NetError::NotSupported { what: "IPv6 by this kernel".to_owned() });
         }
+        let set = |name, value| sysctl::write(&format!("net/ipv6/conf/{interface}/{name}"), value);
         let written = self.netns.run(|| {
-            let set =
-                |name, value| sysctl::write(&format!("net/ipv6/conf/{interface}/{name}"), value);
-            set("accept_ra", "0")?;
-            set("accept_dad", "0")?;
-            set("disable_ipv6", "0")
+            let watch = AddressWatch::open()?;
+            let set = || {
+                set("accept_ra", "0")?;
+                set("accept_dad", "0")?;
+                set("disable_ipv6", "0")
+            };
+            Ok::<_, io::Error>((set(), watch))
         });
-        written
-            .map_err(|source| NetError::Namespace {
+        let (missing, watch) =
+            written.and_then(|done| done).map_err(|source| NetError::Namespace {
                 operation: "enter a namespace made below",
                 path: "/proc/self/ns".into(),
                 source,
-            })?
-            .map_err(NetError::from)
+            })?;
+        Ok((missing?, watch))
     }
 
     /// The socket inside.

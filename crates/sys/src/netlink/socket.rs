@@ -1,8 +1,12 @@
 //! A netlink socket: datagrams out, messages in.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use netlink_sys::SocketAddr;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::attr::{HEADER, attributes, text};
@@ -45,6 +49,24 @@ impl Socket {
         inner.set_ext_ack(true)?;
         inner.set_cap_ack(true)?;
         Ok(Self { inner, sequence: 0, received: Vec::with_capacity(RECEIVE_BUFFER) })
+    }
+
+    /// Receives what the kernel tells a multicast group as well.
+    pub(crate) fn join(&mut self, group: u32) -> io::Result<()> {
+        self.inner.add_membership(group)
+    }
+
+    /// Waits until there is something to receive; false when there is nothing
+    /// for so long.
+    pub(crate) fn wait(&self, patience: Duration) -> io::Result<bool> {
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        let mut socket = [PollFd::new(self.inner.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut socket, timeout) {
+            // The caller sees that nothing is there, and waits again.
+            Err(Errno::EINTR) => Ok(true),
+            Err(e) => Err(e.into()),
+            Ok(ready) => Ok(ready > 0),
+        }
     }
 
     /// Whether the kernel refuses what it does not know in the requests for

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sampan_sys::netlink::{
-    Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request, Route,
-    add_address, add_veth, replace_neighbour, set_link, set_port,
+    AddressWatch, Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request,
+    Route, add_address, add_veth, replace_neighbour, set_link, set_port,
 };
 use sampan_sys::sysctl;
 
 use super::mark::link_names;
+use super::usable::await_ipv6;
 use super::{Bridge, Mark};
 use crate::config::{Attachment, BridgeConfig, DriverConfig};
 use crate::driver::{AttachRequest, Observed, ObservedEndpoint};
@@ -207,8 +208,9 @@ fn attach(
         }
     };
     let (link, replaced) = make_pair(&mut kernel.route, marking, &plan, &interface)?;
-    let joined = allow_ipv6(&plan, &interface)
-        .and_then(|_| join(kernel, &plan, &link, &interface, bridge).map_err(plan.failed()));
+    let joined = open_ipv6(&plan, &interface).and_then(|(_, watch)| {
+        join(kernel, &plan, (&link, &interface), bridge, watch).map_err(plan.failed())
+    });
     if let Err(e) = joined {
         // The reaper removes what was made.
         if let Err(also) = retire(&mut kernel.route, marking, std::slice::from_ref(&link)) {
@@ -219,9 +221,14 @@ fn attach(
     Ok((plan.attachment(interface, link), replaced))
 }
 
-/// Lets the end inside have IPv6 addresses if it shall have one.
-fn allow_ipv6(plan: &Plan<'_>, interface: &str) -> Result<bool, NetError> {
-    if plan.has_ipv6() { plan.request.namespace.allow_ipv6(interface) } else { Ok(false) }
+/// Lets the end inside have IPv6 addresses if it shall have one. Says whether
+/// it could not, and what hears of those that are in use.
+fn open_ipv6(plan: &Plan<'_>, interface: &str) -> Result<(bool, Option<AddressWatch>), NetError> {
+    if !plan.has_ipv6() {
+        return Ok((false, None));
+    }
+    let (missing, watch) = plan.request.namespace.open_ipv6(interface)?;
+    Ok((missing, Some(watch)))
 }
 
 fn bridge_index(route: &mut Route, plan: &Plan<'_>) -> Result<u32, NetError> {
@@ -283,9 +290,9 @@ fn make_pair(
 fn join(
     kernel: &mut Kernel,
     plan: &Plan<'_>,
-    link: &str,
-    interface: &str,
+    (link, interface): (&str, &str),
     bridge: u32,
+    watch: Option<AddressWatch>,
 ) -> Result<(), NetlinkError> {
     let mut inner = plan.request.namespace.route();
     let inside = inner
@@ -294,6 +301,7 @@ fn join(
     inner.run(plan.inside(inside.index))?;
     drop(inner);
     kernel.route.run(plan.outside(link, bridge))?;
+    await_ipv6(watch, inside.index, &plan.addresses);
     activate(kernel, plan, link, interface, bridge)
 }
 
@@ -308,9 +316,21 @@ fn activate(
     // The kernel activates a link whose carrier came up a moment later, or
     // when somebody asks for the link. A bridge has no carrier before its
     // first port.
-    plan.request.namespace.route().link(interface)?;
+    let mut inner = plan.request.namespace.route();
+    let inside = inner.link(interface)?;
     kernel.route.link(link)?;
-    kernel.route.link(&plan.config.bridge)?;
+    let bridge_link = kernel.route.link(&plan.config.bridge)?;
+    // The gateway is known, before the kernel has begun to listen to questions
+    // for an IPv6 address, which it does a moment after it was given.
+    if let (Some(inside), Some(host)) = (inside, bridge_link)
+        && let Ok(mac) = <[u8; 6]>::try_from(host.mac.as_slice())
+    {
+        let near = |g: &IpNet| plan.addresses.iter().any(|a| g.contains(&a.addr()));
+        let gateways = plan.config.gateways().filter(near);
+        let known = gateways.map(|g| Neighbour { link: inside.index, address: g.addr(), mac });
+        inner.run(known.map(|n| replace_neighbour(&n)).collect())?;
+    }
+    drop(inner);
     // An earlier owner of the address may be known by another MAC address. Of
     // a family without addresses of its own, the host knows no neighbours.
     let host = |v6: bool| plan.config.gateways().any(|g| g.addr().is_ipv6() == v6);
@@ -361,7 +381,7 @@ fn complete(
 
 /// Completes the end inside. Says whether anything was missing.
 fn complete_inside(plan: &Plan<'_>, inside: &Link) -> Result<bool, NetError> {
-    let mut missing = allow_ipv6(plan, &inside.name)?;
+    let (mut missing, watch) = open_ipv6(plan, &inside.name)?;
     let mut route = plan.request.namespace.route();
     let mac = plan.request.endpoint.mac.map(|m| m.0).filter(|m| inside.mac != *m);
     let mtu = (inside.mtu != plan.config.mtu).then_some(plan.config.mtu);
@@ -373,8 +393,10 @@ fn complete_inside(plan: &Plan<'_>, inside: &Link) -> Result<bool, NetError> {
     }
     let present = route.addresses_of(inside.index).map_err(plan.failed())?;
     let has = |a: &IpNet| present.iter().any(|p| p.address == *a);
-    if !inside.up || !plan.addresses.iter().all(has) {
+    let absent: Vec<IpNet> = plan.addresses.iter().copied().filter(|a| !has(a)).collect();
+    if !inside.up || !absent.is_empty() {
         route.run(plan.inside(inside.index)).map_err(plan.failed())?;
+        await_ipv6(watch, inside.index, &absent);
         missing = true;
     }
     Ok(missing)

@@ -23,6 +23,7 @@
 mod endpoint;
 mod mark;
 mod network;
+mod usable;
 
 use sampan_types::NetworkId;
 

@@ -10,6 +10,7 @@ use sampan_sys::netlink::{
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
 
+use super::usable::{await_ipv6, listen_for};
 use super::{Bridge, Mark};
 use crate::config::{BridgeConfig, DriverConfig, NetworkSpec};
 use crate::error::NetError;
@@ -187,18 +188,22 @@ fn addresses(
     ours: bool,
 ) -> Result<Vec<String>, NetlinkError> {
     let all = route.addresses_of(link.index)?;
-    let present: Vec<IpNet> = all.into_iter().map(|a| a.address).collect();
+    let present: Vec<IpNet> = all.iter().map(|a| a.address).collect();
     let (mut requests, mut lines) = (Vec::new(), Vec::new());
-    let foreign = |p: &&IpNet| ours && !of_kernel(p) && !gateways.contains(p);
-    for old in present.iter().filter(foreign) {
-        requests.push(delete_address(link.index, *old).absent_ok());
+    // What somebody else gave it is theirs.
+    let earlier = all.iter().filter(|a| ours && a.ours).map(|a| a.address);
+    for old in earlier.filter(|a| !gateways.contains(a)) {
+        requests.push(delete_address(link.index, old).absent_ok());
         lines.push(format!("address {old} of bridge {} is gone", link.name));
     }
-    for wanted in gateways.iter().filter(|g| !present.contains(g)) {
+    let given: Vec<IpNet> = gateways.iter().copied().filter(|g| !present.contains(g)).collect();
+    for wanted in &given {
         requests.push(add_address(link.index, *wanted).present_ok());
         lines.push(format!("address {wanted} of bridge {}", link.name));
     }
+    let watch = listen_for(&given)?;
     route.run(requests)?;
+    await_ipv6(watch, link.index, &given);
     Ok(lines)
 }
 
