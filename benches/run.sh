@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 need_root
 use_toolchain
 # shellcheck disable=SC2086
-install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun iptables
+install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun iptables \
+    iperf3 wrk dnsperf nginx-light
 # Debian's package has both the docker command and the daemon to compare with.
 command -v dockerd >/dev/null 2>&1 || install_packages docker.io
 cargo build --release --bin sampan --package sampan

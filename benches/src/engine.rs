@@ -7,27 +7,28 @@ use std::time::{Duration, Instant};
 use sampan_testkit::{Host, Lan};
 use serde_json::{Value, json};
 
-use crate::client;
+use crate::{client, traffic};
 
 /// An engine under measurement.
-pub struct Engine {
+pub struct Engine<'a> {
     /// Its name in the table.
     pub name: &'static str,
+    lan: &'a Lan,
     host: Host,
     /// Docker's daemon, which the test host does not manage itself.
     docker: Option<Child>,
 }
 
-impl Engine {
-    /// Sampan's daemon.
-    pub fn sampan(lan: &Lan, program: &str) -> Self {
-        let mut host = lan.host("sampan");
-        host.start_daemon(program, &[]);
-        Self { name: "sampan", host, docker: None }.with_image()
+impl<'a> Engine<'a> {
+    /// Sampan's daemon, with further flags.
+    pub fn sampan(lan: &'a Lan, name: &'static str, program: &str, flags: &[&str]) -> Self {
+        let mut host = lan.host(name);
+        host.start_daemon(program, flags);
+        Self { name, lan, host, docker: None }.with_images()
     }
 
     /// Debian's dockerd, when it is installed.
-    pub fn docker(lan: &Lan) -> Option<Self> {
+    pub fn docker(lan: &'a Lan) -> Option<Self> {
         if !sampan_testkit::missing_programs(&["dockerd", "containerd"]).is_empty() {
             eprintln!("dockerd is not installed: nothing to compare with");
             return None;
@@ -40,7 +41,7 @@ impl Engine {
         command.env_remove("DOCKER_HOST").stdin(Stdio::null());
         command.stdout(log.try_clone().ok()?).stderr(log);
         let docker = command.spawn().ok()?;
-        let engine = Self { name: "docker", host, docker: Some(docker) };
+        let engine = Self { name: "docker", lan, host, docker: Some(docker) };
         let began = Instant::now();
         while engine.host.api("GET", "/_ping", None).status != 200 {
             if began.elapsed() > Duration::from_secs(60) {
@@ -49,12 +50,44 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        Some(engine.with_image())
+        Some(engine.with_images())
     }
 
-    fn with_image(self) -> Self {
+    /// `busybox`, and `bench` with what makes traffic as far as it is installed.
+    fn with_images(self) -> Self {
         self.host.import_busybox();
+        let root = self.rootfs();
+        for program in traffic::PROGRAMS {
+            if let Err(e) = sampan_testkit::add_program(&root, program) {
+                eprintln!("{program}: {e}");
+            }
+        }
+        let made = traffic::configure(&root).map_err(|e| e.to_string()).and_then(|()| {
+            self.shell(&format!("tar -C {} -c . | docker import - bench:latest", root.display()))
+        });
+        if let Err(e) = made {
+            eprintln!("image bench: {e}");
+        }
         self
+    }
+
+    /// Runs a shell script as the client outside every host.
+    pub fn outside(&self, script: &str) -> Result<String, String> {
+        let outcome = self.lan.outside(script);
+        if outcome.code == 0 {
+            Ok(outcome.text())
+        } else {
+            Err(format!("{script}: {}", outcome.errors()))
+        }
+    }
+
+    /// Sends a request to the engine's API; the body of the answer.
+    pub fn api(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let (_, text) = client::request(&self.host.socket(), method, path, &body.to_string())?;
+        // Between the lines of a chunked body's lengths, if it is one.
+        let start = text.find('{').unwrap_or(text.len());
+        let end = text.rfind('}').map_or(start, |e| e + 1);
+        Ok(serde_json::from_str(text.get(start..end).unwrap_or_default()).unwrap_or(Value::Null))
     }
 
     /// A directory with the image's files.
@@ -85,13 +118,8 @@ impl Engine {
             ports.map(|(port, _)| (port.clone(), json!({}))).collect();
         let body = json!({"Image": "busybox", "Cmd": ["sleep", "100000"],
             "ExposedPorts": exposed, "HostConfig": host_config});
-        let (_, text) =
-            client::request(&self.host.socket(), "POST", "/containers/create", &body.to_string())?;
-        let start = text.find('{').unwrap_or(0);
-        let end = text.rfind('}').map_or(0, |e| e + 1);
-        let answer: Value = serde_json::from_str(text.get(start..end).unwrap_or_default())
-            .map_err(|e| format!("create: {e}: {text}"))?;
-        answer["Id"].as_str().map(str::to_owned).ok_or_else(|| format!("create: {text}"))
+        let answer = self.api("POST", "/containers/create", &body)?;
+        answer["Id"].as_str().map(str::to_owned).ok_or_else(|| format!("create: {answer}"))
     }
 
     /// Starts a container.
@@ -107,7 +135,7 @@ impl Engine {
 
     /// Removes every container.
     pub fn clear(&self) {
-        let _ = self.shell("docker ps -aq | xargs -r docker rm -f");
+        let _ = self.shell("docker ps -aq | xargs -r docker rm -f; docker network prune -f");
     }
 
     /// The PSS of all processes on the host but for the containers', in MiB
@@ -132,7 +160,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for Engine<'_> {
     fn drop(&mut self) {
         self.clear();
         if let Some(docker) = &mut self.docker {

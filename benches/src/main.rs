@@ -9,13 +9,15 @@
 mod client;
 mod engine;
 mod oci;
+mod scale;
+mod traffic;
 
 use std::time::{Duration, Instant};
 
 use engine::Engine;
 
 /// One figure of one engine; `None` when the engine can't do it.
-type Measure = fn(&Engine) -> Result<f64, String>;
+type Measure = fn(&Engine<'_>) -> Result<f64, String>;
 
 const ROUNDS: usize = 3;
 
@@ -26,7 +28,22 @@ const MEASURES: &[(&str, &str, Measure)] = &[
     ("parallel_50", "ms", parallel_50),
     ("memory_30", "MiB", memory_30),
     ("publish_500", "ms", publish_500),
+    ("tcp_bare", "Gbit/s", traffic::bare),
+    ("tcp_neighbours", "Gbit/s", traffic::neighbours),
+    ("tcp_host", "Gbit/s", traffic::host_from_outside),
+    ("tcp_published", "Gbit/s", traffic::published_from_outside),
+    ("tcp_local", "Gbit/s", traffic::published_on_loopback),
+    ("http_keepalive", "req/s", traffic::http_keepalive),
+    ("http_new", "req/s", traffic::http_new),
+    ("dns_names", "q/s", traffic::dns_names),
+    ("network_create", "ms", scale::network_create),
+    ("attach", "ms", scale::attach),
+    ("attach_at_4000", "ms", scale::attach_at_4000),
+    ("publish_10000", "ms", scale::publish_10000),
 ];
+
+/// The one of them that is also taken with the bridge alone.
+const ALSO_PLAIN: &str = "tcp_neighbours";
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -38,11 +55,14 @@ fn main() {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w));
 
     let lan = sampan_testkit::Lan::new(1500);
-    let mut engines = vec![Engine::sampan(&lan, &sampan)];
+    let mut engines = vec![Engine::sampan(&lan, "sampan", &sampan, &[])];
     engines.extend(Engine::docker(&lan));
+    if is_wanted(ALSO_PLAIN) {
+        engines.push(Engine::sampan(&lan, "plain", &sampan, &["--network-redirect=false"]));
+    }
     println!("{:<16} {:>6} {}", "", "", names(&engines));
     for (name, unit, measure) in MEASURES.iter().filter(|(name, ..)| is_wanted(name)) {
-        let figures = rounds(&engines, *measure);
+        let figures = rounds(&engines, name, *measure);
         println!("{name:<16} {unit:>6} {}", row(&figures));
     }
     if is_wanted("oci") {
@@ -50,14 +70,17 @@ fn main() {
     }
 }
 
-fn names(engines: &[Engine]) -> String {
+fn names(engines: &[Engine<'_>]) -> String {
     engines.iter().map(|e| format!("{:>12}", e.name)).collect()
 }
 
-fn rounds(engines: &[Engine], measure: Measure) -> Vec<Option<f64>> {
+fn rounds(engines: &[Engine<'_>], name: &str, measure: Measure) -> Vec<Option<f64>> {
     let mut figures = vec![Vec::new(); engines.len()];
     for _ in 0..ROUNDS {
         for (engine, figures) in engines.iter().zip(&mut figures) {
+            if engine.name == "plain" && name != ALSO_PLAIN {
+                continue;
+            }
             match measure(engine) {
                 Ok(figure) => figures.push(figure),
                 Err(e) => eprintln!("{}: {e}", engine.name),
@@ -79,7 +102,7 @@ fn row(figures: &[Option<f64>]) -> String {
         .map(|f| f.map_or(format!("{:>12}", "-"), |f| format!("{f:>12.2}")))
         .collect();
     if let [Some(ours), Some(theirs), ..] = figures {
-        text.push_str(&format!("   ratio {:.3}", ours / theirs));
+        text.push_str(&format!("   ratio {:.4}", ours / theirs));
     }
     text
 }
@@ -96,12 +119,12 @@ fn median_of(times: usize, mut f: impl FnMut() -> Result<f64, String>) -> Result
 }
 
 /// `docker run --rm busybox true` on the default bridge, with the command's own time.
-fn run_true(engine: &Engine) -> Result<f64, String> {
+fn run_true(engine: &Engine<'_>) -> Result<f64, String> {
     median_of(10, || timed(|| engine.shell("docker run --rm busybox true").map(drop)))
 }
 
 /// `POST /containers/ID/start` on the default bridge.
-fn start_by_api(engine: &Engine) -> Result<f64, String> {
+fn start_by_api(engine: &Engine<'_>) -> Result<f64, String> {
     let mut ids = Vec::new();
     let figure = median_of(15, || {
         let id = engine.create(&serde_json::json!({}))?;
@@ -113,14 +136,14 @@ fn start_by_api(engine: &Engine) -> Result<f64, String> {
 }
 
 /// `docker exec` of `true`, with the command's own time.
-fn exec_true(engine: &Engine) -> Result<f64, String> {
+fn exec_true(engine: &Engine<'_>) -> Result<f64, String> {
     let id = engine.create(&serde_json::json!({}))?;
     engine.start(&id)?;
     median_of(10, || timed(|| engine.shell(&format!("docker exec {id} true")).map(drop)))
 }
 
 /// 50 containers created and started from 10 threads.
-fn parallel_50(engine: &Engine) -> Result<f64, String> {
+fn parallel_50(engine: &Engine<'_>) -> Result<f64, String> {
     timed(|| {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..10)
@@ -141,7 +164,7 @@ fn parallel_50(engine: &Engine) -> Result<f64, String> {
 }
 
 /// Resident memory (PSS) of the engine's own processes at 30 containers.
-fn memory_30(engine: &Engine) -> Result<f64, String> {
+fn memory_30(engine: &Engine<'_>) -> Result<f64, String> {
     for _ in 0..30 {
         let id = engine.create(&serde_json::json!({}))?;
         engine.start(&id)?;
@@ -152,7 +175,7 @@ fn memory_30(engine: &Engine) -> Result<f64, String> {
 }
 
 /// Start of a container with 500 published ports.
-fn publish_500(engine: &Engine) -> Result<f64, String> {
+fn publish_500(engine: &Engine<'_>) -> Result<f64, String> {
     let ports: serde_json::Map<_, _> = (20_000..20_500)
         .map(|p| (format!("{p}/tcp"), serde_json::json!([{"HostPort": p.to_string()}])))
         .collect();

@@ -11,7 +11,7 @@ const RUNTIMES: [&str; 2] = ["crun", "runc"];
 
 /// Prints the time of `crun run` and `runc run` of `/bin/true` beside that of
 /// a start through the engine, on the default bridge. All are taken in turns.
-pub fn compare(engine: &Engine) {
+pub fn compare(engine: &Engine<'_>) {
     let mut ours = Vec::new();
     let mut theirs = RUNTIMES.map(|_| Vec::new());
     for _ in 0..ROUNDS {
@@ -37,7 +37,7 @@ fn middle(figures: Vec<Result<f64, String>>) -> Result<f64, String> {
     median_of(figures.len(), || figures.next().unwrap_or_else(|| Err("no figure".to_owned())))
 }
 
-fn start(engine: &Engine) -> Result<f64, String> {
+fn start(engine: &Engine<'_>) -> Result<f64, String> {
     median_of(RUNS, || {
         let id = engine.create(&json!({}))?;
         let figure = timed(|| engine.start(&id));
@@ -55,7 +55,7 @@ fn show(figure: &Result<f64, String>) -> String {
 
 /// The median time of `RUNTIME run` of `/bin/true`. crun refuses a host with
 /// both versions of cgroups, so the unified mount is hidden from it.
-fn run(engine: &Engine, runtime: &str) -> Result<f64, String> {
+fn run(engine: &Engine<'_>, runtime: &str) -> Result<f64, String> {
     let bundle = engine.host().dir().join(format!("bundle-{runtime}"));
     std::fs::create_dir_all(&bundle).map_err(|e| e.to_string())?;
     engine.shell(&format!("cd {} && rm -f config.json && {runtime} spec", bundle.display()))?;
