@@ -1,4 +1,4 @@
-.PHONY: build demo demo-clean test install lint bench fuzz
+.PHONY: build demo demo-clean test test-vm install lint bench fuzz
 
 build:
 	cargo build --release --bin sampan
@@ -11,6 +11,9 @@ demo-clean:
 
 test:
 	@scripts/test.sh
+
+test-vm:
+	@scripts/test-vm.sh $(ONLY)
 
 install:
 	@scripts/install.sh

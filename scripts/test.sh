@@ -10,6 +10,7 @@ use_toolchain
 install_packages $build_packages curl iproute2 util-linux bsdutils mount procps busybox-static openssl \
     docker-registry runc crun nftables e2fsprogs
 install_docker_cli
+install_vm_packages
 
 # The daemon under test has its fault points compiled in.
 cargo test --workspace --features sampan/fault-points -- --test-threads=4
