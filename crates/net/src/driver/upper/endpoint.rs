@@ -135,8 +135,11 @@ pub(super) fn attach(
 fn make(kernel: &mut Kernel, plan: &Plan<'_>, interface: &str) -> Result<Attachment, NetError> {
     let namespace = &plan.request.namespace;
     let own_mac = plan.settings.common.own_mac;
+    // Before Linux 6.14 a name must be free in the host's namespace as well,
+    // where there is an eth0 mostly.
+    let first_name = format!("up-{}", plan.request.endpoint.endpoint.short());
     let upper = NewUpper {
-        name: interface,
+        name: &first_name,
         parent: plan.parent.index,
         kind: plan.settings.kind,
         netns: Some(namespace.netns().as_fd()),
@@ -144,26 +147,36 @@ fn make(kernel: &mut Kernel, plan: &Plan<'_>, interface: &str) -> Result<Attachm
         mtu: plan.settings.common.mtu,
     };
     kernel.route.run(vec![add_upper(&upper)]).map_err(|e| plan.refused(e))?;
-    let alias = LinkChange { alias: Some(&plan.alias), ..LinkChange::default() };
-    let found = {
-        let mut inner = namespace.route();
-        let marked = inner.run(vec![set_link(LinkRef::Name(interface), &alias)]);
-        marked.and_then(|()| find(&mut inner, interface)).map_err(plan.failed())
-    };
-    let made = found.and_then(|link| {
+    let named = name(&mut namespace.route(), plan, &first_name, interface);
+    let made = named.map_err(plan.failed()).and_then(|link| {
         complete(plan, &link)?;
         host::reach(&mut kernel.route, &plan.settings, &plan.addresses).map_err(plan.failed())?;
         Ok(plan.attachment(&link))
     });
     made.inspect_err(|_| {
-        let gone = delete_link(LinkRef::Name(interface)).absent_ok();
-        if let Err(also) = namespace.route().run(vec![gone]) {
+        let names = [interface, first_name.as_str()];
+        let gone = names.map(|name| delete_link(LinkRef::Name(name)).absent_ok());
+        if let Err(also) = namespace.route().run(gone.into()) {
             tracing::warn!(interface, error = %also, "failed to remove a link that could not be completed");
         }
         if let Err(also) = host::forget(&mut kernel.route, &plan.settings, &plan.addresses) {
             tracing::warn!(interface, error = %also, "failed to remove routes to a link that could not be completed");
         }
     })
+}
+
+/// Gives a new link its mark and its name.
+fn name(
+    inner: &mut Route,
+    plan: &Plan<'_>,
+    first_name: &str,
+    interface: &str,
+) -> Result<Link, NetlinkError> {
+    let made = find(inner, first_name)?;
+    let (alias, name) = (Some(plan.alias.as_str()), Some(interface));
+    let named = LinkChange { alias, name, ..LinkChange::default() };
+    inner.run(vec![set_link(LinkRef::Index(made.index), &named)])?;
+    find(inner, interface)
 }
 
 fn find(inner: &mut Route, interface: &str) -> Result<Link, NetlinkError> {
