@@ -16,7 +16,9 @@ if [ "$1" != second ]; then
     exec /bin/switch_root /system /init second
 fi
 
-mkdir -p /sbin /run /tmp /var/lib
+mkdir -p /sbin /run /tmp /var/lib /var/log
+rm -rf /var/run
+ln -s /run /var/run
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
@@ -36,7 +38,7 @@ dmesg -n 1
 . /checks/lib.sh
 
 # The LAN: eth0 here, a namespace "outside" at the other end.
-modprobe -a bridge veth overlay
+modprobe -a bridge veth overlay tun
 ip netns add outside
 ip link add eth0 type veth peer name lan0 netns outside
 ip addr add 10.99.0.1/24 dev eth0
@@ -47,12 +49,8 @@ echo outside > /www/index.html
 outside 'httpd -p 80 -h /www'
 
 echo "@@ up $(cut -d' ' -f1 /proc/uptime)"
-mkdir -p /var/log
-RUST_BACKTRACE=1 sampan daemon > /var/log/sampan.log 2>&1 &
-for _ in $(seq 300); do
-    sampan version > /dev/null 2>&1 && break
-    sleep 0.1
-done
+export RUST_BACKTRACE=1
+start_daemon
 if ! sampan version > /dev/null 2>&1; then
     sed 's/^/@@ | /' /var/log/sampan.log
     echo '@@ failed the-daemon-starts 0'

@@ -29,6 +29,16 @@ until_ok() {
     "$@"
 }
 
+# Starts the daemon, and waits until it answers, 60 s at most.
+start_daemon() {
+    sampan daemon >> /var/log/sampan.log 2>&1 &
+    echo $! > /run/daemon.pid
+    for _ in $(seq 600); do
+        if sampan version > /dev/null 2>&1; then return 0; fi
+        sleep 0.1
+    done
+}
+
 # A container that serves its name: web NAME [option…]
 web() {
     name=$1

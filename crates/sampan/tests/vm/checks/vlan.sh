@@ -39,17 +39,17 @@ check_a_vlan_that_is_deleted_comes_back() {
 check_macvlan_modes() {
     for mode in bridge private vepa; do
         sampan network create -d macvlan -o parent=eth0 -o "macvlan_mode=$mode" \
-            --subnet 10.99.0.0/24 --gateway 10.99.0.2 --ip-range 10.99.0.64/27 "$mode"
-        web ma --network "$mode"
-        web mb --network "$mode"
-        is "$(outside "wget -q -O - http://$(address ma "$mode")/")" ma
+            --subnet 10.99.0.0/24 --gateway 10.99.0.2 --ip-range 10.99.0.64/27 modal
+        web ma --network modal
+        web mb --network modal
+        is "$(outside "wget -q -O - http://$(address ma modal)/")" ma
         if [ "$mode" = bridge ]; then
-            is "$(sampan exec mb wget -q -O - "http://$(address ma bridge)/")" ma
+            is "$(sampan exec mb wget -q -O - "http://$(address ma modal)/")" ma
         else
-            refused sampan exec mb timeout 2 wget -q -O - "http://$(address ma "$mode")/"
+            refused sampan exec mb timeout 2 wget -q -O - "http://$(address ma modal)/"
         fi
         sampan rm -f ma mb
-        sampan network rm "$mode"
+        sampan network rm modal
     done
 }
 
