@@ -27,6 +27,7 @@ pub mod images;
 pub mod metrics;
 pub mod networks;
 mod open;
+pub mod policies;
 mod reconcile;
 pub mod record;
 pub mod restart;
@@ -61,6 +62,7 @@ pub use error::{EngineError, Result};
 pub use events::{EventBus, EventStream};
 pub use exec::ExecStartOptions;
 pub use metrics::Metrics;
+pub use policies::PolicySpec;
 pub use sampan_runtime::StdStream;
 
 use container::index::Index;
@@ -84,6 +86,7 @@ pub(crate) struct Inner {
     runtime: Runtime,
     networks: Networks,
     network_table: NetworkTable,
+    policies: policies::PolicyTable,
     /// The host's ports that are published. Locked for one allocation.
     ports: Mutex<PortTable>,
     containers: Index,

@@ -19,6 +19,7 @@ use crate::container::index::Index;
 use crate::error::{EngineError, Result};
 use crate::exec::ExecTable;
 use crate::networks::NetworkTable;
+use crate::policies::PolicyTable;
 use crate::{Engine, EngineConfig, EventBus, Inner, Metrics};
 
 /// How long the end of the daemon waits for operations under way.
@@ -59,9 +60,16 @@ impl Engine {
         let registry = Registry::new(images.clone(), registry_config(&config)?);
         let volumes = Volumes::open(&config.data_root).await?;
         let network_table = NetworkTable::open(Arc::clone(&store), &config).await?;
+        let policies = PolicyTable::open(&store).await?;
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
         net.networks = network_table.specs();
-        let networks = Networks::open(net, Box::new(sampan_net::names::NoNames)).await?;
+        net.redirect = config.network_redirect;
+        let names = sampan_proxy::Client::new(sampan_proxy::ClientConfig {
+            program: config.program.clone(),
+            exec_root: config.exec_root.clone(),
+            resolv_conf: None,
+        });
+        let networks = Networks::open(net, Box::new(names)).await?;
         let runtime = Runtime::new(RuntimeConfig {
             program: config.program.clone(),
             data_root: config.data_root.clone(),
@@ -83,6 +91,7 @@ impl Engine {
                 runtime,
                 networks,
                 network_table,
+                policies,
                 ports: Mutex::new(PortTable::new()),
                 containers: Index::default(),
                 execs: ExecTable::default(),

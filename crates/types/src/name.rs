@@ -86,6 +86,12 @@ name!(
     "volume",
     2
 );
+name!(
+    /// A network policy's name.
+    PolicyName,
+    "policy",
+    1
+);
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ mod lifecycle;
 mod logs;
 mod networks;
 mod plugins;
+mod policies;
 mod publish;
 mod stream;
 mod system;
@@ -57,6 +58,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(lifecycle::routes())
         .merge(logs::routes())
         .merge(networks::routes())
+        .merge(policies::routes())
         .merge(publish::routes())
         .merge(system::routes())
         .merge(volumes::routes())

@@ -110,6 +110,8 @@ impl Engine {
                 NetPlan::Kept(path) => return Ok(Some(path.clone())),
                 NetPlan::Host | NetPlan::Join(_) => return Ok(None),
             };
+            // Before there is an interface that could send anything.
+            self.refresh_policies().await.map_err(|e| e.context("network policies"))?;
             let made = self.inner.networks.join(spec.clone()).await;
             let sandbox = made.map_err(|e| network::network_failure(&e))?;
             crate::fault!("start:after-join");
@@ -161,6 +163,7 @@ impl Engine {
             step(r, Transition::Failed { code, error });
         });
         self.release_kept_later(&record);
+        self.relax_policies().await;
         // Clients that attached before the start see the end.
         c.take_waiting();
         if record.auto_remove() {

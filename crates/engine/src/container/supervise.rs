@@ -73,6 +73,7 @@ impl Engine {
             r.state.error = status.error.clone().unwrap_or_default();
         });
         self.release_kept_later(&record);
+        self.relax_policies().await;
         self.inner.metrics.exits.inc();
         if status.oom_killed {
             self.container_event(c, "oom", &[]);

@@ -46,7 +46,7 @@ impl Engine {
             let old = format!("/{old}");
             engine.container_event(&c, "rename", &[("oldName", &old)]);
             crate::fault!("rename:after-record");
-            Ok(())
+            engine.refresh_policies().await
         })
         .await
     }

@@ -93,6 +93,7 @@ impl Engine {
                 if let Err(error) = undone {
                     tracing::error!(container = record.id.short(), %error, "a failed connection stays in the record");
                 }
+                self.relax_policies().await;
                 self.release_addresses(network, Some(&live));
                 return Err(error);
             }
@@ -109,6 +110,8 @@ impl Engine {
         let endpoint = record.networking.endpoints.get(name);
         let spec = endpoint.and_then(|e| self.endpoint_spec(&record, name, e));
         let Some(spec) = spec else { return Ok(()) };
+        // Before there is an interface that could send anything.
+        self.refresh_policies().await?;
         self.networks().connect(sandbox, spec).await?;
         // The first network of the users' own brings the name service.
         self.refresh_names(&record).await;
@@ -166,6 +169,7 @@ impl Engine {
             crate::fault!("network-disconnect:after-kernel");
             self.change_hosts(&record, live, false).await;
             self.refresh_names(&container.record()).await;
+            self.relax_policies().await;
             self.release_addresses(network, Some(live));
             done?;
         }

@@ -163,10 +163,12 @@ impl Engine {
         let running = self.containers().into_iter().filter(|c| running.contains(c.id()));
         let desired: Vec<_> =
             running.chain(kept).filter_map(|c| self.sandbox_spec(&c.record())).collect();
+        self.prepare_policies().await;
         match self.inner.networks.reconcile(&desired).await {
             Ok(repairs) => {
-                for line in &repairs.restored {
-                    tracing::info!(what = %line, "restored");
+                for repair in &repairs.restored {
+                    tracing::info!(what = %repair, "restored");
+                    self.tell_repair(repair);
                 }
                 for line in &repairs.removed {
                     tracing::info!(what = %line, "removed a leftover");
@@ -183,6 +185,7 @@ impl Engine {
             }
             Err(error) => tracing::error!(%error, "networks are not compared"),
         }
+        self.watch_networks().await;
     }
 
     /// Tells the volumes who uses them.

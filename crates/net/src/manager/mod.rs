@@ -10,7 +10,9 @@
 //! - `join`, `leave` and the like run side by side; `reconcile` and changes of
 //!   networks run alone, since they look at everything.
 
+mod limits;
 mod names;
+mod exposure;
 mod plan;
 mod policies;
 mod reconcile;
@@ -127,7 +129,7 @@ impl Drivers {
 pub(crate) struct State {
     pub(crate) networks: HashMap<NetworkId, Arc<NetworkSpec>>,
     pub(crate) sandboxes: HashMap<SandboxId, Joined>,
-    policies: policies::Policies,
+    pub(crate) policies: policies::Policies,
 }
 
 /// A sandbox that is set up, with what it came from.
@@ -153,7 +155,8 @@ impl Networks {
     pub async fn open(config: NetConfig, names: Box<dyn NameService>) -> Result<Self, NetError> {
         let worker = Worker::start()?;
         let reaper = Reaper::start(dead_group(&config.instance))?;
-        let firewall = NftFirewall::new(config.instance.clone(), worker.clone(), reaper.clone());
+        let (name, respects_host) = (config.instance.clone(), config.respect_host_firewall);
+        let firewall = NftFirewall::new(name, respects_host, worker.clone(), reaper.clone());
         let upper = |flavour| {
             let namespaces = config.exec_root.join("netns");
             Upper::new(flavour, config.instance.clone(), namespaces, worker.clone())
@@ -400,6 +403,10 @@ impl Networks {
     /// namespaces that are out of use are gone from the kernel.
     pub async fn settle(&self) {
         self.inner.reaper.flush().await;
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Runs an operation on a task of its own, so that a caller that goes

@@ -34,6 +34,11 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
+    /// The rules in their order.
+    pub(crate) fn rules(&self) -> &[PolicyRule] {
+        &self.rules
+    }
+
     fn set(&mut self, rules: Vec<PolicyRule>) {
         let judged = rules.iter().filter(|r| r.is_verdict());
         self.subjects = judged.flat_map(|r| r.subjects.iter().copied()).collect();
