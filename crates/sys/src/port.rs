@@ -40,6 +40,10 @@ pub fn try_bind(transport: Transport, address: SocketAddr) -> io::Result<()> {
         // A connection that ended a moment ago is in nobody's way.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
+    if address.is_ipv6() {
+        // The same port of IPv4 is another one.
+        only_ipv6(&socket)?;
+    }
     // SAFETY: both are plain data for which all zeroes is valid.
     let (mut v4, mut v6): (libc::sockaddr_in, libc::sockaddr_in6) = unsafe { std::mem::zeroed() };
     let (name, length) = match address {
@@ -60,4 +64,19 @@ pub fn try_bind(transport: Transport, address: SocketAddr) -> io::Result<()> {
     // SAFETY: `name` points to a local of `length` bytes that outlives the call.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), name, length as libc::socklen_t) };
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn only_ipv6(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value points to a local integer of the length that is given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_V6ONLY,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -10,6 +10,7 @@ mod nft;
 #[cfg(test)]
 mod noop;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -117,6 +118,44 @@ pub struct PolicyOutcome {
     pub names: Vec<NameSet>,
 }
 
+/// Who can reach a published port, as far as the host's rules say. What lies
+/// between the host and others is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exposure {
+    /// Whoever reaches the host.
+    Everyone,
+    /// The host itself.
+    HostOnly,
+    /// Nobody: it leads to no network.
+    Nobody,
+    /// Nobody from elsewhere: a chain of another table ends every packet.
+    Blocked {
+        /// The table with its family: `ip filter`.
+        table: String,
+        /// The chain.
+        chain: String,
+    },
+    /// Some: a chain of another table decides by more than the port.
+    Partly {
+        /// The table with its family.
+        table: String,
+        /// The chain.
+        chain: String,
+    },
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("everyone"),
+            Self::HostOnly => f.write_str("host only"),
+            Self::Nobody => f.write_str("nobody"),
+            Self::Blocked { table, chain } => write!(f, "blocked by {table} {chain}"),
+            Self::Partly { table, chain } => write!(f, "partly: {table} {chain} decides"),
+        }
+    }
+}
+
 /// A packet filter with address translation.
 pub trait Firewall: Send + Sync {
     /// Takes over what an earlier run of the same instance left, published
@@ -131,6 +170,9 @@ pub trait Firewall: Send + Sync {
     /// differs. Says whether anything did.
     fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>>;
 
+    /// Whether the kernel has anything else than what was told until now.
+    fn differs(&self) -> BoxFuture<'_, Result<bool, NetError>>;
+
     /// Adds a network, or changes its rules.
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>>;
 
@@ -142,6 +184,9 @@ pub trait Firewall: Send + Sync {
 
     /// Takes published ports back.
     fn remove_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Who can reach published ports, in their order.
+    fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>>;
 
     /// Makes `policies` all there are. With `compare`, the kernel is asked
     /// what it has, else it is believed to have what it was told. Until this is

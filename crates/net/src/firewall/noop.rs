@@ -3,7 +3,7 @@
 
 use sampan_types::NetworkId;
 
-use super::{BoxFuture, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet};
+use super::{BoxFuture, Exposure, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet};
 use crate::error::NetError;
 use crate::policy::PolicyCount;
 
@@ -17,6 +17,10 @@ impl Firewall for NoFirewall {
     }
 
     fn restore(&self, _policy: Policy) -> BoxFuture<'_, Result<bool, NetError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn differs(&self) -> BoxFuture<'_, Result<bool, NetError>> {
         Box::pin(async { Ok(false) })
     }
 
@@ -41,6 +45,10 @@ impl Firewall for NoFirewall {
 
     fn remove_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>> {
+        Box::pin(async move { Ok(vec![Exposure::Nobody; forwards.len()]) })
     }
 
     fn set_policies(

@@ -18,7 +18,7 @@ use sampan_types::{ErrorKind, Kind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use probe::{HostUser, host_user};
+pub use probe::{HostUser, host_user, host_users};
 pub use table::PortTable;
 
 /// The ports that are given when none is asked for, as Docker and Linux do.

@@ -4,6 +4,8 @@
 //! Be aware: the sockets are those of the calling thread's network namespace;
 //! a process of another one can't be in the way.
 
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -14,6 +16,9 @@ use sampan_sys::port::{self, Transport};
 
 /// The longest scan for a socket's owner, in descriptors looked at.
 const DESCRIPTORS_MAX: usize = 200_000;
+
+/// How many ports are asked for one by one before the tables are read.
+const SINGLE_QUESTIONS: usize = 16;
 
 /// Who or what on the host is in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,15 +68,65 @@ pub fn host_user(protocol: Protocol, address: IpAddr, port: u16) -> Option<HostU
     }
 }
 
-fn owner(protocol: Protocol, address: IpAddr, port: u16) -> Option<HostUser> {
-    let tables: &[&str] = match protocol {
+/// As [`host_user`], for many ports: after the first few, the kernel's tables
+/// of sockets are read once, and only what is in the way there is asked for.
+/// The tables are as old as this.
+pub fn host_users() -> impl Fn(Protocol, IpAddr, u16) -> Option<HostUser> {
+    let (asked, sockets) = (Cell::new(0_usize), OnceCell::new());
+    let addresses = RefCell::new(HashSet::new());
+    move |protocol, address, port| {
+        asked.set(asked.get() + 1);
+        let first = addresses.borrow_mut().insert(address);
+        if first || asked.get() <= SINGLE_QUESTIONS || protocol == Protocol::Sctp {
+            return host_user(protocol, address, port);
+        }
+        let sockets: &HashSet<(Protocol, u16)> = sockets.get_or_init(ports_of_sockets);
+        if sockets.contains(&(protocol, port)) { host_user(protocol, address, port) } else { None }
+    }
+}
+
+/// The ports that sockets of the host have: listening ones for TCP.
+fn ports_of_sockets() -> HashSet<(Protocol, u16)> {
+    let tables = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .flat_map(|p| tables(p).iter().map(move |t| (p, t)));
+    tables
+        .filter_map(|(p, table)| Some((p, fs::read_to_string(proc_table(table)).ok()?)))
+        .flat_map(|(p, text)| {
+            let ports = text.lines().skip(1).filter_map(|line| local_port(line, p));
+            ports.map(|port| (p, port)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn tables(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
         Protocol::Tcp => &["tcp", "tcp6"],
         Protocol::Udp => &["udp", "udp6"],
-        Protocol::Sctp => return None,
-    };
-    let inodes: Vec<u64> = tables
+        Protocol::Sctp => &[],
+    }
+}
+
+fn proc_table(table: &str) -> String {
+    format!("/proc/thread-self/net/{table}")
+}
+
+/// The port in a line of `/proc/net/{tcp,udp}{,6}`, when it is taken: by a
+/// listening socket for TCP.
+fn local_port(line: &str, protocol: Protocol) -> Option<u16> {
+    const LISTENING: &str = "0A";
+    let mut fields = line.split_ascii_whitespace();
+    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+    if protocol == Protocol::Tcp && fields.nth(1)? != LISTENING {
+        return None;
+    }
+    u16::from_str_radix(port, 16).ok()
+}
+
+fn owner(protocol: Protocol, address: IpAddr, port: u16) -> Option<HostUser> {
+    let inodes: Vec<u64> = tables(protocol)
         .iter()
-        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
+        .filter_map(|table| fs::read_to_string(proc_table(table)).ok())
         .flat_map(|text| {
             let lines = text.lines().skip(1);
             lines.filter_map(|l| socket_inode(l, protocol, address, port)).collect::<Vec<_>>()
@@ -83,15 +138,11 @@ fn owner(protocol: Protocol, address: IpAddr, port: u16) -> Option<HostUser> {
 /// The socket's number in a line of `/proc/net/{tcp,udp}{,6}`, when it has
 /// the port: a listening one for TCP.
 fn socket_inode(line: &str, protocol: Protocol, address: IpAddr, port: u16) -> Option<u64> {
-    const LISTENING: &str = "0A";
+    if local_port(line, protocol)? != port {
+        return None;
+    }
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (local_ip, local_port) = fields.get(1)?.rsplit_once(':')?;
-    if u16::from_str_radix(local_port, 16).ok()? != port {
-        return None;
-    }
-    if protocol == Protocol::Tcp && *fields.get(3)? != LISTENING {
-        return None;
-    }
+    let (local_ip, _) = fields.get(1)?.rsplit_once(':')?;
     // The address is in words of the machine's order; only IPv4 ones are
     // compared, an IPv6 socket on all addresses is in the way of all.
     let any = local_ip.bytes().all(|b| b == b'0');
@@ -161,6 +212,21 @@ mod tests {
         let socket = UdpSocket::bind((ANY, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();
         assert_eq!(host_user(Protocol::Udp, LO, port), Some(me()));
+    }
+
+    #[test]
+    fn many_ports_are_asked_for_at_once() {
+        let listener = TcpListener::bind((LO, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ask = host_users();
+        for free in 1..=SINGLE_QUESTIONS as u16 {
+            let _ = ask(Protocol::Udp, LO, free);
+        }
+        assert_eq!(ask(Protocol::Tcp, ANY, port), Some(me()));
+        assert_eq!(ask(Protocol::Udp, ANY, port), None);
+        let socket = UdpSocket::bind((ANY, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert_eq!(host_users()(Protocol::Udp, LO, port), Some(me()), "one by one");
     }
 
     #[test]

@@ -3,27 +3,41 @@
 //! Be aware: a port of all addresses and the same port of one address are in
 //! each other's way, within an address family.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use super::{HostUser, PortError, PortRequest, Protocol, PublishedPort, RANDOM_PORTS};
 
+/// A port of an address.
+type Key = (Protocol, u16, IpAddr);
+/// The first and the last address in the order of keys.
+const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const LAST: IpAddr = IpAddr::V6(Ipv6Addr::from_bits(u128::MAX));
+
 /// The ports of the host that are given to containers.
 #[derive(Debug, Default)]
 pub struct PortTable {
-    /// Who has which port of which address.
-    used: BTreeMap<(Protocol, u16), Vec<Holder>>,
-    /// The names of owners that have one besides their id.
-    names: BTreeMap<String, String>,
+    /// Who has which port of which address, by the owner's number: there can
+    /// be ten thousands.
+    used: BTreeMap<Key, u32>,
+    /// The owners by their numbers.
+    owners: HashMap<u32, Owner>,
+    /// The numbers of owners.
+    numbers: HashMap<String, u32>,
+    /// The number of the next owner.
+    next_owner: u32,
     /// The random ports of each protocol.
     random: BTreeMap<Protocol, RandomPorts>,
 }
 
-#[derive(Debug, Clone)]
-struct Holder {
-    ip: IpAddr,
-    owner: String,
+/// Somebody who has ports.
+#[derive(Debug)]
+struct Owner {
+    id: String,
+    /// The name in messages, when there is one besides the id.
+    name: Option<String>,
+    ports: BTreeSet<Key>,
 }
 
 /// Which random port comes next: those never given, then the one that was
@@ -32,11 +46,30 @@ struct Holder {
 struct RandomPorts {
     fresh: RangeInclusive<u16>,
     freed: VecDeque<u16>,
+    /// What is in `freed`.
+    waits: HashSet<u16>,
 }
 
 impl Default for RandomPorts {
     fn default() -> Self {
-        Self { fresh: RANDOM_PORTS, freed: VecDeque::new() }
+        Self { fresh: RANDOM_PORTS, freed: VecDeque::new(), waits: HashSet::new() }
+    }
+}
+
+impl RandomPorts {
+    fn next(&mut self) -> Option<u16> {
+        self.fresh.next().or_else(|| {
+            let port = self.freed.pop_front()?;
+            self.waits.remove(&port);
+            Some(port)
+        })
+    }
+
+    /// Queues a port, unless it is still to come.
+    fn give_back(&mut self, port: u16) {
+        if RANDOM_PORTS.contains(&port) && !self.fresh.contains(&port) && self.waits.insert(port) {
+            self.freed.push_back(port);
+        }
     }
 }
 
@@ -122,7 +155,7 @@ impl PortTable {
         let mut random = self.random.remove(&request.protocol).unwrap_or_default();
         let mut skipped = Vec::new();
         let mut found = Err(exhausted(request, &RANDOM_PORTS));
-        while let Some(port) = random.fresh.next().or_else(|| random.freed.pop_front()) {
+        while let Some(port) = random.next() {
             match self.check(request, port, in_use) {
                 Ok(()) => {
                     found = Ok(port);
@@ -137,7 +170,7 @@ impl PortTable {
                 Err(_) => skipped.push(port),
             }
         }
-        random.freed.extend(skipped);
+        skipped.into_iter().for_each(|port| random.give_back(port));
         self.random.insert(request.protocol, random);
         found
     }
@@ -145,7 +178,7 @@ impl PortTable {
     fn check(&self, request: &PortRequest, port: u16, in_use: InUse<'_>) -> Result<(), PortError> {
         let (protocol, host_ip) = (request.protocol, request.host_ip);
         if let Some(by) = self.holder(protocol, host_ip, port) {
-            return Err(self.allocated(host_ip, port, &by.owner));
+            return Err(self.allocated(host_ip, port, by));
         }
         match in_use(protocol, host_ip, port) {
             Some(user) => Err(PortError::HostUses { host_ip, port, protocol, user }),
@@ -153,12 +186,15 @@ impl PortTable {
         }
     }
 
-    fn holder(&self, protocol: Protocol, ip: IpAddr, port: u16) -> Option<&Holder> {
-        self.used.get(&(protocol, port))?.iter().find(|h| overlap(h.ip, ip))
+    /// The number of the owner who is in the way.
+    fn holder(&self, protocol: Protocol, ip: IpAddr, port: u16) -> Option<u32> {
+        let mut same = self.used.range((protocol, port, FIRST)..=(protocol, port, LAST));
+        same.find(|((.., theirs), _)| overlap(*theirs, ip)).map(|(_, owner)| *owner)
     }
 
-    fn allocated(&self, host_ip: IpAddr, port: u16, owner: &str) -> PortError {
-        let by = self.names.get(owner).map_or(owner, String::as_str).to_owned();
+    fn allocated(&self, host_ip: IpAddr, port: u16, owner: u32) -> PortError {
+        let name = |owner: &Owner| owner.name.as_ref().unwrap_or(&owner.id).clone();
+        let by = self.owners.get(&owner).map(name).unwrap_or_default();
         PortError::Allocated { host_ip, port, by }
     }
 
@@ -168,10 +204,11 @@ impl PortTable {
     /// # Errors
     /// [`PortError::Allocated`]; nothing is marked then.
     pub fn reserve(&mut self, ports: &[PublishedPort], owner: &str) -> Result<(), PortError> {
+        let number = self.numbers.get(owner).copied();
         for port in ports {
             let holder = self.holder(port.protocol, port.host_ip, port.host_port);
-            if let Some(by) = holder.filter(|h| h.owner != owner) {
-                return Err(self.allocated(port.host_ip, port.host_port, &by.owner));
+            if let Some(by) = holder.filter(|by| Some(*by) != number) {
+                return Err(self.allocated(port.host_ip, port.host_port, by));
             }
         }
         for port in ports {
@@ -189,47 +226,51 @@ impl PortTable {
 
     /// Frees all ports of `owner`. Success when it has none.
     pub fn release(&mut self, owner: &str) {
-        let Self { used, random, names } = self;
-        used.retain(|(protocol, port), holders| {
-            let before = holders.len();
-            holders.retain(|h| h.owner != owner);
-            if holders.len() < before {
-                give_back(random, *protocol, *port);
-            }
-            !holders.is_empty()
-        });
-        names.remove(owner);
+        let Some(number) = self.numbers.remove(owner) else { return };
+        for key in self.owners.remove(&number).into_iter().flat_map(|o| o.ports) {
+            self.used.remove(&key);
+            self.random.entry(key.0).or_default().give_back(key.1);
+        }
     }
 
-    /// The owner's name in messages, instead of the owner itself.
+    /// The name in messages of an owner who has ports, instead of the owner
+    /// itself.
     pub fn rename(&mut self, owner: &str, name: &str) {
-        self.names.insert(owner.to_owned(), name.to_owned());
+        if let Some(owner) = self.numbers.get(owner).and_then(|n| self.owners.get_mut(n)) {
+            owner.name = Some(name.to_owned());
+        }
+    }
+
+    fn owner(&mut self, id: &str) -> &mut Owner {
+        let number = *self.numbers.entry(id.to_owned()).or_insert_with(|| {
+            self.next_owner = self.next_owner.wrapping_add(1);
+            self.next_owner
+        });
+        let new = || Owner { id: id.to_owned(), name: None, ports: BTreeSet::new() };
+        self.owners.entry(number).or_insert_with(new)
     }
 
     fn insert(&mut self, port: &PublishedPort, owner: &str) {
-        let holder = Holder { ip: port.host_ip, owner: owner.to_owned() };
-        self.used.entry((port.protocol, port.host_port)).or_default().push(holder);
+        let key = key(port);
+        self.owner(owner).ports.insert(key);
+        if let Some(number) = self.numbers.get(owner) {
+            self.used.insert(key, *number);
+        }
     }
 
     fn remove(&mut self, port: &PublishedPort) {
-        let key = (port.protocol, port.host_port);
-        if let Some(holders) = self.used.get_mut(&key) {
-            holders.retain(|h| h.ip != port.host_ip);
-            if holders.is_empty() {
-                self.used.remove(&key);
+        let key = key(port);
+        if let Some(number) = self.used.remove(&key) {
+            if let Some(owner) = self.owners.get_mut(&number) {
+                owner.ports.remove(&key);
             }
-            give_back(&mut self.random, port.protocol, port.host_port);
+            self.random.entry(key.0).or_default().give_back(key.1);
         }
     }
 }
 
-/// Queues a port that was among the random ones, unless it is still to come.
-fn give_back(random: &mut BTreeMap<Protocol, RandomPorts>, protocol: Protocol, port: u16) {
-    let random = random.entry(protocol).or_default();
-    let waits = random.fresh.contains(&port) || random.freed.contains(&port);
-    if RANDOM_PORTS.contains(&port) && !waits {
-        random.freed.push_back(port);
-    }
+fn key(port: &PublishedPort) -> Key {
+    (port.protocol, port.host_port, port.host_ip)
 }
 
 /// Whether a packet could be for both.

@@ -81,20 +81,42 @@ pub struct ForeignSet {
 }
 
 impl ForeignSet {
-    /// The elements: key, the key's end of an interval, and the verdict that
-    /// it leads to. None where there are other kinds.
+    /// Whether it has single keys only, no intervals.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         const NFT_SET_INTERVAL: u32 = 0x4;
         self.flags & NFT_SET_INTERVAL == 0
     }
 
-    /// Each element's key and verdict.
+    /// Each element's key, and the verdict that it leads to.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], Option<Verdict>)> {
         self.elements.iter().filter_map(|element| {
             let key = find(find(element, 1)?, 1)?;
             Some((key, find(element, 2).and_then(verdict_of)))
         })
+    }
+
+    /// The intervals, each with the first key that is not in it any more; none
+    /// for keys of several fields.
+    #[must_use]
+    pub fn intervals(&self) -> Option<Vec<(&[u8], Option<&[u8]>)>> {
+        const NFTA_SET_ELEM_FLAGS: u16 = 3;
+        const NFTA_SET_ELEM_KEY_END: u16 = 10;
+        const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+        let mut bounds: Vec<(&[u8], bool)> = Vec::new();
+        for element in &self.elements {
+            if find(element, NFTA_SET_ELEM_KEY_END).is_some() {
+                return None;
+            }
+            let ends = find(element, NFTA_SET_ELEM_FLAGS)
+                .is_some_and(|flags| u32_be(flags) & NFT_SET_ELEM_INTERVAL_END != 0);
+            bounds.push((find(find(element, 1)?, 1)?, !ends));
+        }
+        // An end comes before a beginning at the same place.
+        bounds.sort();
+        let ends = |after: usize| bounds.get(after + 1).filter(|(_, begins)| !begins);
+        let begins = bounds.iter().enumerate().filter(|(_, (_, begins))| *begins);
+        Some(begins.map(|(at, (key, _))| (*key, ends(at).map(|(key, _)| *key))).collect())
     }
 }
 

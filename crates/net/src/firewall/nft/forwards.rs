@@ -61,9 +61,46 @@ fn tables() -> impl Iterator<Item = (Kind, Family)> {
     FAMILIES.into_iter().flat_map(|family| KINDS.into_iter().map(move |kind| (kind, family)))
 }
 
-/// The set of the ports of containers that are reached by their own address.
-pub(super) fn routed_set(family: Family) -> &'static str {
-    Kind::Routed.name(family)
+/// A set of the ports of the host that lead to containers, for tables that
+/// can't look into the maps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gate {
+    kind: Kind,
+    family: Family,
+}
+
+impl Gate {
+    /// Those of a family.
+    pub fn of(family: Family) -> impl Iterator<Item = Self> {
+        [Kind::OneAddress, Kind::AllAddresses].into_iter().map(move |kind| Self { kind, family })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.kind.name(self.family)
+    }
+
+    /// The set without elements.
+    pub fn empty(self) -> Set {
+        Set { value: SetValue::None, ..empty(self.kind, self.family) }
+    }
+
+    /// The set's elements.
+    pub fn elements<'a>(self, forwards: impl Iterator<Item = &'a Forward>) -> Vec<Element> {
+        let mut elements = elements(self.kind, self.family, forwards);
+        for element in &mut elements {
+            element.value = ElementValue::None;
+            element.comment.clear();
+        }
+        elements
+    }
+}
+
+/// The packet goes to a port that is in a set.
+pub(super) fn when_listed(gate: Gate) -> When {
+    let (mut when, _) = key(gate.kind, gate.family);
+    when.0.push(Expr::lookup(gate.name(), Register(0)));
+    when
 }
 
 /// Adds the maps with `forwards` in them, and the rules that look into them.
@@ -92,24 +129,41 @@ fn empty(kind: Kind, family: Family) -> Set {
     Set::new(kind.name(family), key, value)
 }
 
-/// The rule that looks into a map.
-fn lookup(kind: Kind, family: Family) -> Option<Rule> {
+/// Loads a map's key, and says how many words an address has.
+fn key(kind: Kind, family: Family) -> (When, u8) {
     let words = if family == Family::Ipv6 { 4 } else { 1 };
     let mut when = When::always().of(family);
     when.0.push(Expr::meta(MetaKey::L4Proto, Register(0)));
-    let (comment, port) = match kind {
-        Kind::OneAddress => {
+    let port = match kind {
+        Kind::OneAddress | Kind::Routed => {
             when.0.push(destination(family, Register(1)));
-            ("ports of one address", Register(1 + words))
+            Register(1 + words)
         }
-        Kind::AllAddresses => ("ports of all addresses", Register(1)),
+        Kind::AllAddresses => Register(1),
+    };
+    when.0.push(Expr::payload(PayloadBase::Transport, 2, 2, port));
+    (when, words)
+}
+
+/// The rule that looks into a map.
+fn lookup(kind: Kind, family: Family) -> Option<Rule> {
+    let comment = match kind {
+        Kind::OneAddress => "ports of one address",
+        Kind::AllAddresses => "ports of all addresses",
         Kind::Routed => return None,
     };
+    let (mut when, words) = key(kind, family);
     // The value is put where none of the key's words is.
     let (target, target_port) = (Register(8), Register(8 + words));
-    when.0.push(Expr::payload(PayloadBase::Transport, 2, 2, port));
     when.0.push(Expr::lookup_data(kind.name(family), Register(0), target));
     Some(when.then(PUBLISHED, comment, Expr::destination_nat(family, target, target_port)))
+}
+
+/// The packet goes to a published port by the container's own address.
+pub(super) fn when_routed(family: Family) -> When {
+    let (mut when, _) = key(Kind::Routed, family);
+    when.0.push(Expr::lookup(Kind::Routed.name(family), Register(0)));
+    when
 }
 
 /// The changes that publish ports.

@@ -182,11 +182,11 @@ fn listed(page: Page) -> String {
     let listed = NetNs::create(move || {
         // As on a host without br_netfilter, whether or not there is one.
         let _ = sampan_sys::sysctl::write("net/bridge/bridge-nf-call-ip6tables", "0");
-        let wanted =
-            Wanted { networks: page.networks, forwards: page.forwards.into_iter().collect() };
+        let forwards = page.forwards.into_iter().collect();
+        let mut wanted = Wanted { networks: page.networks, forwards, mirror: None };
         let mut nft = Nft::open().unwrap();
-        assert!(enforce(&mut nft, "sampan", &wanted).unwrap());
-        assert!(!enforce(&mut nft, "sampan", &wanted).unwrap(), "the kernel has it as written");
+        assert!(enforce(&mut nft, "sampan", &mut wanted).unwrap());
+        assert!(!enforce(&mut nft, "sampan", &mut wanted).unwrap(), "the kernel has it as written");
         let output =
             Command::new("nft").args(["list", "table", "inet", "sampan"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");

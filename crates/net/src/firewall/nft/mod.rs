@@ -5,28 +5,31 @@
 //!   batch. When the kernel's table is not what was expected (somebody
 //!   flushed the ruleset), the whole table is written anew, in one batch as
 //!   well: no packet sees half of it.
-//! - A verdict of another table can still drop what is let through here: the
-//!   host's own firewall is respected.
+//! - A verdict of another table at the same hook can still drop what is let
+//!   through here. What the host filters at *input* concerns published ports
+//!   only when they shall obey it (see [`mirror`]).
 //! - Flows keep the translation of their first packet. Those that a change
 //!   makes wrong are forgotten by the reaper (see [`crate::flows`]).
 
 mod forwards;
 #[cfg(test)]
 mod golden;
+mod mirror;
 mod networks;
 mod policy;
 mod rules;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sampan_sys::netlink::NetlinkError;
-use sampan_sys::nft::{Batch, Nft, Ruleset};
+use sampan_sys::nft::{Batch, Hook, Nft, Ruleset};
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
 
+use self::mirror::{HostRules, Mirror};
 use super::{
-    BoxFuture, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet,
+    BoxFuture, Exposure, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet,
 };
 use crate::error::NetError;
 use crate::flows::StaleFlows;
@@ -41,6 +44,13 @@ pub(crate) struct NftFirewall {
     /// as long as they run, so that it changes with the kernel's table.
     wanted: Arc<Mutex<Wanted>>,
     policies: policy::PolicyTables,
+    /// Whether published ports obey what the host filters at *input*.
+    respects_host: bool,
+    /// The host's rules as they were at a generation of the ruleset. Locked
+    /// for a moment at a time.
+    host_rules: Mutex<Option<(u32, Arc<HostRules>)>>,
+    /// Follows the host's rules, where these are obeyed.
+    watch: OnceLock<mirror::Watch>,
     worker: Worker,
     reaper: Reaper,
 }
@@ -50,12 +60,72 @@ pub(crate) struct NftFirewall {
 struct Wanted {
     networks: Vec<NetworkRules>,
     forwards: HashSet<Forward>,
+    /// Copies of the host's rules, in tables beside it.
+    mirror: Option<Mirror>,
 }
 
 impl NftFirewall {
-    pub fn new(table: String, worker: Worker, reaper: Reaper) -> Self {
+    /// The firewall with a table of this name. With `respects_host`,
+    /// published ports obey what the host filters at *input*.
+    pub fn new(table: String, respects_host: bool, worker: Worker, reaper: Reaper) -> Self {
         let policies = policy::PolicyTables::new(&table, worker.clone());
-        Self { table, wanted: Arc::default(), policies, worker, reaper }
+        let mirror = respects_host.then(Mirror::default);
+        let wanted = Arc::new(Mutex::new(Wanted { mirror, ..Wanted::default() }));
+        let (host_rules, watch) = (Mutex::default(), OnceLock::new());
+        Self { table, wanted, policies, respects_host, host_rules, watch, worker, reaper }
+    }
+
+    /// Follows the host's rules from now on, when they are obeyed.
+    async fn follow_host(&self) -> Result<(), NetError> {
+        if !self.respects_host || self.watch.get().is_some() {
+            return Ok(());
+        }
+        let failed = |e: std::io::Error| NetError::kernel("follow the host's firewall")(e.into());
+        let port = self.worker.run(|kernel| kernel.nft.port()).await?.map_err(failed)?;
+        let (worker, wanted) = (self.worker.clone(), Arc::clone(&self.wanted));
+        let (table, own) = (self.table.clone(), self.table.clone());
+        let renew = move || {
+            let (worker, wanted, table) = (worker.clone(), Arc::clone(&wanted), table.clone());
+            async move {
+                let renewed = worker.run(move |kernel| {
+                    let wanted = &mut *lock(&wanted);
+                    enforce_mirror(&mut kernel.nft, &table, wanted)
+                });
+                match renewed.await {
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, "published ports don't obey a change of the host's firewall");
+                    }
+                    Ok(Ok(_)) | Err(_) => {}
+                }
+            }
+        };
+        let relevant = move |name: &str| !mirror::is_own(&own, name) || mirror::is_copy(&own, name);
+        let watch = mirror::Watch::start(&[port], relevant, renew).map_err(failed)?;
+        // Somebody was faster: one is enough.
+        let _ = self.watch.set(watch);
+        Ok(())
+    }
+
+    /// What the tables of others filter, as far as it concerns published
+    /// ports.
+    async fn host_rules(&self) -> Result<Arc<HostRules>, NetError> {
+        let known = self.host_rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (table, respects_host) = (self.table.clone(), self.respects_host);
+        let read = move |nft: &mut Nft| {
+            let generation = nft.generation()?;
+            if let Some(known) = known.filter(|(of, _)| *of == generation) {
+                return Ok(known);
+            }
+            let own = |name: &str| mirror::is_own(&table, name);
+            let input = if respects_host { nft.foreign(Hook::Input, own)? } else { Vec::new() };
+            let rules = HostRules { input, forward: nft.foreign(Hook::Forward, own)? };
+            Ok((generation, Arc::new(rules)))
+        };
+        let found = self.worker.run(move |kernel| read(&mut kernel.nft)).await?;
+        let found = found.map_err(NetError::kernel("read the host's firewall"))?;
+        let rules = Arc::clone(&found.1);
+        *self.host_rules.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        Ok(rules)
     }
 
     /// Runs a change of what is wanted and of the kernel on the network
@@ -91,9 +161,25 @@ fn answers_reach_loopback6() -> bool {
     sysctl::read("net/bridge/bridge-nf-call-ip6tables").map_or(true, |value| value == "0")
 }
 
-/// Compares the table with what is wanted and replaces it when they differ.
+/// Compares the tables with what is wanted and replaces what differs.
 /// Says whether they did.
-fn enforce(nft: &mut Nft, table: &str, wanted: &Wanted) -> Result<bool, NetlinkError> {
+fn enforce(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, NetlinkError> {
+    let different = enforce_table(nft, table, wanted)?;
+    Ok(enforce_mirror(nft, table, wanted)? || different)
+}
+
+fn enforce_mirror(
+    nft: &mut Nft,
+    table: &str,
+    wanted: &mut Wanted,
+) -> Result<bool, NetlinkError> {
+    match &mut wanted.mirror {
+        Some(mirror) => mirror.enforce(nft, table, wanted.forwards.iter()),
+        None => Ok(false),
+    }
+}
+
+fn enforce_table(nft: &mut Nft, table: &str, wanted: &Wanted) -> Result<bool, NetlinkError> {
     let ruleset = ruleset(wanted);
     if let Some(found) = nft.dump(table)?
         && found == ruleset.clone().sorted()
@@ -107,7 +193,12 @@ fn enforce(nft: &mut Nft, table: &str, wanted: &Wanted) -> Result<bool, NetlinkE
 }
 
 /// Applies a change; when the kernel's table is not as expected, makes it so.
-fn apply(nft: &mut Nft, table: &str, wanted: &Wanted, batch: Batch) -> Result<(), NetlinkError> {
+fn apply(
+    nft: &mut Nft,
+    table: &str,
+    wanted: &mut Wanted,
+    batch: Batch,
+) -> Result<(), NetlinkError> {
     match nft.commit(batch) {
         Err(e) if unexpected(&e) => {
             tracing::info!(table, cause = %e, "the nftables table was changed by somebody else; restoring it");
@@ -127,12 +218,19 @@ const EBUSY: i32 = 16;
 
 impl Firewall for NftFirewall {
     fn adopt(&self, networks: Vec<NetworkRules>) -> BoxFuture<'_, Result<(), NetError>> {
-        Box::pin(self.change("set up the firewall", |nft, table, wanted| {
-            let found = nft.dump(table)?.unwrap_or_default();
-            wanted.networks = networks;
-            wanted.forwards = forwards::read(&found).into_iter().collect();
-            enforce(nft, table, wanted).map(|_| ())
-        }))
+        Box::pin(async {
+            self.change("set up the firewall", |nft, table, wanted| {
+                let found = nft.dump(table)?.unwrap_or_default();
+                wanted.networks = networks;
+                wanted.forwards = forwards::read(&found).into_iter().collect();
+                if wanted.mirror.is_none() {
+                    mirror::remove_all(nft, table)?;
+                }
+                enforce(nft, table, wanted).map(|_| ())
+            })
+            .await?;
+            self.follow_host().await
+        })
     }
 
     fn restore(&self, policy: Policy) -> BoxFuture<'_, Result<bool, NetError>> {
@@ -143,7 +241,8 @@ impl Firewall for NftFirewall {
                     let mut stale = StaleFlows::default();
                     stale.removed(current.forwards.difference(&forwards));
                     stale.added(forwards.difference(&current.forwards));
-                    *current = Wanted { networks: policy.networks, forwards };
+                    current.networks = policy.networks;
+                    current.forwards = forwards;
                     Ok((enforce(nft, table, current)?, stale))
                 })
                 .await?;
@@ -160,6 +259,12 @@ impl Firewall for NftFirewall {
             });
             Ok(rest.await? | policies?)
         })
+    }
+
+    fn differs(&self) -> BoxFuture<'_, Result<bool, NetError>> {
+        Box::pin(self.change("look at the firewall", |nft, table, wanted| {
+            Ok(nft.dump(table)? != Some(ruleset(wanted).sorted()))
+        }))
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
@@ -206,6 +311,9 @@ impl Firewall for NftFirewall {
                     forwards.into_iter().filter(|f| wanted.forwards.insert(f.clone())).collect();
                 let mut batch = Batch::new();
                 forwards::add(&mut batch, table, new.iter());
+                if let Some(mirror) = &wanted.mirror {
+                    mirror.add(&mut batch, table, new.iter());
+                }
                 apply(nft, table, wanted, batch).inspect_err(|_| {
                     for forward in &new {
                         wanted.forwards.remove(forward);
@@ -230,11 +338,23 @@ impl Firewall for NftFirewall {
                     forwards.iter().filter(|f| wanted.forwards.remove(*f)).collect();
                 let mut batch = Batch::new();
                 forwards::remove(&mut batch, table, gone.iter().copied());
+                if let Some(mirror) = &wanted.mirror {
+                    mirror.remove(&mut batch, table, gone.iter().copied());
+                }
                 apply(nft, table, wanted, batch)
             })
             .await?;
             self.reaper.flows(stale);
             Ok(())
+        })
+    }
+
+    fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>> {
+        Box::pin(async move {
+            let rules = self.host_rules().await?;
+            let evaluate =
+                move || forwards.iter().map(|f| mirror::exposure(&rules, f)).collect::<Vec<_>>();
+            tokio::task::spawn_blocking(evaluate).await.map_err(|_| NetError::Stopped)
         })
     }
 

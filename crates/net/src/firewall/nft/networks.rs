@@ -19,7 +19,7 @@ use sampan_sys::nft::{
     Rule, Ruleset, Set, SetValue, Verdict,
 };
 
-use super::forwards::{PUBLISHED, routed_set};
+use super::forwards::{PUBLISHED, when_routed};
 use super::rules::{FAMILIES, When, by_interface, family_of, interface_jump};
 use crate::config::GatewayMode;
 use crate::firewall::NetworkRules;
@@ -201,8 +201,7 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
         rules.push(When::always().published().verdict(chain, "published ports", Verdict::Accept));
     }
     for family in open(network, &[GatewayMode::Routed]) {
-        let listed = When::always().destination_is_listed(family, routed_set(family));
-        rules.push(listed.verdict(chain, "published ports, routed", Verdict::Accept));
+        rules.push(when_routed(family).verdict(chain, "published ports, routed", Verdict::Accept));
         let icmp = When::always().icmp(family);
         rules.push(icmp.verdict(chain, "errors and echoes, routed", Verdict::Accept));
     }

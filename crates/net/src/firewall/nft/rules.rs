@@ -14,6 +14,8 @@ const R: Register = Register(0);
 const RTN_LOCAL: u32 = 2;
 /// `NF_CT_STATE_BIT` of established and of related flows.
 const ESTABLISHED_RELATED: u32 = 2 | 4;
+/// The same of flows that begin.
+const NEW: u32 = 8;
 /// `IPS_DST_NAT`: the destination was translated.
 const STATUS_DNAT: u32 = 1 << 5;
 /// The first byte of 127.0.0.0/8.
@@ -126,18 +128,6 @@ impl When {
         when.and([Expr::compare(R, true, &octets(subnet.network()))])
     }
 
-    /// The packet's protocol, destination and its port are in a set.
-    pub fn destination_is_listed(self, family: Family, set: &str) -> Self {
-        let protocol = Expr::meta(MetaKey::L4Proto, R);
-        let port = Register(if family == Family::Ipv6 { 5 } else { 2 });
-        self.of(family).and([
-            protocol,
-            destination(family, Register(1)),
-            Expr::payload(PayloadBase::Transport, 2, 2, port),
-            Expr::lookup(set, R),
-        ])
-    }
-
     /// The packet is a message of ICMP.
     pub fn icmp(self, family: Family) -> Self {
         let protocol = if family == Family::Ipv6 { ICMPV6 } else { ICMP };
@@ -149,22 +139,33 @@ impl When {
         self.and([Expr::fib_destination_type(R), Expr::compare(R, true, &RTN_LOCAL.to_ne_bytes())])
     }
 
-    fn ct_bits(self, key: CtKey, bits: u32) -> Self {
+    /// The packet goes elsewhere.
+    pub fn destination_is_not_host(self) -> Self {
+        self.and([Expr::fib_destination_type(R), Expr::compare(R, false, &RTN_LOCAL.to_ne_bytes())])
+    }
+
+    /// Any of the bits is set; or, negated, none.
+    fn ct_bits(self, key: CtKey, bits: u32, set: bool) -> Self {
         self.and([
             Expr::ct(key, R),
             Expr::mask(R, &bits.to_ne_bytes()),
-            Expr::compare(R, false, &0u32.to_ne_bytes()),
+            Expr::compare(R, !set, &0u32.to_ne_bytes()),
         ])
+    }
+
+    /// The packet does not begin a flow.
+    pub fn not_new(self) -> Self {
+        self.ct_bits(CtKey::State, NEW, false)
     }
 
     /// The packet belongs to a flow that was let through before.
     pub fn known_flow(self) -> Self {
-        self.ct_bits(CtKey::State, ESTABLISHED_RELATED)
+        self.ct_bits(CtKey::State, ESTABLISHED_RELATED, true)
     }
 
     /// The packet came through a published port.
     pub fn published(self) -> Self {
-        self.ct_bits(CtKey::Status, STATUS_DNAT)
+        self.ct_bits(CtKey::Status, STATUS_DNAT, true)
     }
 
     /// Counts, and then does `expression`.
