@@ -17,6 +17,7 @@
 //! - Netlink calls run on one network thread, never on the async workers.
 #![forbid(unsafe_code)]
 
+mod care;
 mod config;
 pub mod driver;
 mod error;
@@ -30,15 +31,18 @@ pub mod policy;
 pub mod ports;
 mod redirect;
 mod sandbox;
+mod shape;
 mod watch;
 mod worker;
 
+pub use care::{EndpointStats, Hop, Place, Trace, TraceRequest, Verdict};
 pub use config::{
     Attachment, BridgeConfig, CniConfig, DnsSpec, DriverConfig, EndpointSpec, GatewayMode,
     IpvlanConfig, IpvlanFlag, IpvlanMode, LinkSpec, MacvlanConfig, MacvlanMode, NetConfig,
     NetworkSpec, RateLimit, RemoteConfig, RouteSpec, SandboxSpec, Subnet,
 };
 pub use error::NetError;
+pub use firewall::Exposure;
 pub use mac::{MacAddr, MacError};
 pub use manager::{Networks, Repair, RepairKind, Repairs, Sandbox};
 pub use ports::{PortError, PortRequest, PortTable, Protocol, PublishedPort};

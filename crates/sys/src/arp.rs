@@ -4,7 +4,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 /// EtherType of ARP.
 const ETH_P_ARP: u16 = 0x0806;
@@ -43,10 +46,13 @@ impl Announcer {
     /// # Errors
     /// Those of sendto(2): the link is gone or switched off.
     pub fn announce(&self, link: u32, mac: [u8; 6], address: impl Into<IpAddr>) -> io::Result<()> {
-        let (frame, protocol) = match address.into() {
-            IpAddr::V4(address) => (arp(mac, address).to_vec(), ETH_P_ARP),
-            IpAddr::V6(address) => (advertisement(mac, address).to_vec(), ETH_P_IPV6),
-        };
+        match address.into() {
+            IpAddr::V4(address) => self.send(link, &arp(mac, address), ETH_P_ARP),
+            IpAddr::V6(address) => self.send(link, &advertisement(mac, address), ETH_P_IPV6),
+        }
+    }
+
+    fn send(&self, link: u32, frame: &[u8], protocol: u16) -> io::Result<()> {
         // SAFETY: sockaddr_ll is plain data for which all zeroes is valid.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
@@ -68,6 +74,55 @@ impl Announcer {
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// Asks who else on `link` has `address` (RFC 5227, "ARP probe"), which `mac`
+/// has in the calling thread's network namespace. Says the hardware address
+/// of the first other one that answers within `patience`.
+///
+/// # Errors
+/// When the socket can't be made, or the link is gone or switched off.
+pub fn who_has(
+    link: u32,
+    mac: [u8; 6],
+    address: Ipv4Addr,
+    patience: Duration,
+) -> io::Result<Option<[u8; 6]>> {
+    let protocol = i32::from(ETH_P_ARP.to_be());
+    // SAFETY: socket(2) has no memory arguments.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    let announcer = Announcer { socket: unsafe { OwnedFd::from_raw_fd(fd) } };
+    let mut probe = arp(mac, address);
+    // The sender has no address yet: nobody shall take it for the owner.
+    probe[28..32].fill(0);
+    announcer.send(link, &probe, ETH_P_ARP)?;
+    let end = Instant::now() + patience;
+    let mut received = [0; 64];
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut poll = [PollFd::new(announcer.socket.as_fd(), PollFlags::POLLIN)];
+        if nix::poll::poll(&mut poll, wait).map_err(io::Error::from)? == 0 {
+            break;
+        }
+        // SAFETY: the buffer is valid for the length given with it.
+        let length = unsafe {
+            libc::recv(
+                announcer.socket.as_raw_fd(),
+                received.as_mut_ptr().cast(),
+                received.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        let sender = <[u8; 6]>::try_from(&received[22..28]).unwrap_or_default();
+        if length >= 42 && received[28..32] == address.octets() && sender != mac {
+            return Ok(Some(sender));
+        }
+    }
+    Ok(None)
 }
 
 /// An Ethernet broadcast with an ARP request in which sender and target are

@@ -15,6 +15,7 @@ use super::{Inner, Repairs};
 use crate::config::{DriverConfig, NetworkSpec, SandboxSpec};
 use crate::driver::Namespace;
 use crate::error::NetError;
+use crate::firewall::Firewall;
 use crate::watch::Scope;
 
 /// What kind of thing was put right.
@@ -196,6 +197,15 @@ impl Inner {
                 Err(e) => repairs.failed.push(e.to_string()),
             }
         }
+    }
+
+    /// Whether the host shall forward packets.
+    pub(crate) fn forwards_packets(&self) -> bool {
+        self.ip_forward
+    }
+
+    pub(crate) fn firewall(&self) -> &dyn Firewall {
+        &*self.firewall
     }
 
     /// Tells those who asked for it of a repair.

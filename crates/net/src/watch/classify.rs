@@ -104,16 +104,12 @@ impl Known {
         scope
     }
 
-    /// Elements that come and go by themselves are no change of the table.
+    /// Whether an event is about a table of ours. Elements that come and go by
+    /// themselves are no change.
     fn is_ours(&self, event: &TableEvent) -> bool {
-        self.is_our_table(&event.table)
+        let rest = event.table.strip_prefix(&self.instance);
+        matches!(rest, Some("" | "-policy"))
             && event.elements_of.as_deref().is_none_or(|set| !is_filled(set))
-    }
-
-    /// The instance's table, and those of its policies.
-    fn is_our_table(&self, table: &str) -> bool {
-        let rest = table.strip_prefix(self.instance.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest == "-policy")
     }
 
     fn change(
@@ -237,8 +233,11 @@ fn concerns(attachment: &Attachment, change: &RouteChange) -> bool {
     }
 }
 
-/// Whether a set of our table is filled with what containers are told for
-/// names: the name service does that.
+/// Whether a set of our tables is filled by the name service, with what
+/// containers were told for a name.
 fn is_filled(set: &str) -> bool {
-    ["name4.", "name6.", "wild4.", "wild6."].iter().any(|kind| set.starts_with(kind))
+    ["name4.", "name6.", "wild4.", "wild6."].iter().any(|prefix| set.starts_with(prefix))
 }
+
+#[cfg(test)]
+mod tests;
