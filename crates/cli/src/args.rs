@@ -13,7 +13,7 @@ use crate::verb::lifecycle::{Containers, Kill, Remove, Rename, Stop, Update};
 use crate::verb::look::{Diff, Logs, Port, Top};
 use crate::verb::transfer::{Export, Import, Load, Pull, Push, Save};
 use crate::verb::{
-    attach, cp, events, images, login, network, prune, ps, run, stats, system, volume,
+    attach, cp, events, images, login, network, policy, prune, ps, run, stats, system, volume,
 };
 
 /// Run containers
@@ -51,6 +51,8 @@ enum Verb {
     Image(Image),
     #[command(subcommand)]
     Network(network::Network),
+    #[command(subcommand)]
+    Policy(policy::Policy),
     #[command(subcommand)]
     Volume(volume::Volume),
     /// Manage the daemon
@@ -184,6 +186,7 @@ impl Cli {
             Verb::Container(group) => group.run(&app).await,
             Verb::Image(group) => group.run(&app).await,
             Verb::Network(group) => group.run(&app).await,
+            Verb::Policy(group) => group.run(&app).await,
             Verb::Volume(group) => group.run(&app).await,
             Verb::System(group) => group.run(&app).await,
             Verb::OfContainers(verb) => verb.run(&app).await,

@@ -23,6 +23,9 @@ pub enum Kind {
     Network,
     /// A volume.
     Volume,
+    /// A network policy.
+    #[value(skip)]
+    Policy,
 }
 
 impl Kind {
@@ -36,6 +39,7 @@ impl Kind {
             Self::Image => format!("/images/{object}/json"),
             Self::Network => format!("/networks/{object}"),
             Self::Volume => format!("/volumes/{object}"),
+            Self::Policy => format!("/sampan/policies/{object}"),
         }
     }
 }
