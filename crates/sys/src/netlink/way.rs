@@ -57,34 +57,36 @@ impl Route {
         }
     }
 
-    /// Asks for one object. None when it does not exist.
+    /// Asks for one object. None when it does not exist, or when the kernel
+    /// has nothing to say of it.
     pub(super) fn get(
         &mut self,
-        request: Message,
+        mut request: Message,
         what: &str,
     ) -> Result<Option<Vec<u8>>, NetlinkError> {
         let socket = self.socket();
         let sequence = socket.next_sequence();
         let mut datagram = Vec::new();
+        // Without, silence would be an answer for some kinds of objects.
+        request.add_flags(libc::NLM_F_ACK as u16);
         request.append_to(sequence, &mut datagram);
         socket.send(&datagram)?;
-        let mut answer = None;
-        while answer.is_none() {
+        let (mut found, mut end) = (None, None);
+        while end.is_none() {
             socket.receive(true, |reply| match reply {
                 Reply::Object { sequence: s, body, .. } if s == sequence => {
-                    answer = Some(Ok(body.to_vec()));
+                    found = Some(body.to_vec());
                 }
                 Reply::Ack { sequence: s, errno, detail } if s == sequence => {
-                    answer = Some(Err((errno, detail)));
+                    end = Some((errno, detail));
                 }
                 _ => {}
             })?;
         }
-        match answer {
-            Some(Ok(body)) => Ok(Some(body)),
-            None | Some(Err((0, _))) => Ok(None),
-            Some(Err((errno, _))) if is_absence(errno) => Ok(None),
-            Some(Err((errno, detail))) => Err(NetlinkError::Refused {
+        match end {
+            None | Some((0, _)) => Ok(found),
+            Some((errno, _)) if is_absence(errno) => Ok(None),
+            Some((errno, detail)) => Err(NetlinkError::Refused {
                 what: what.to_owned(),
                 source: io::Error::from_raw_os_error(errno),
                 detail,
