@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use sampan_net::names::{NameSet, SandboxNames};
 use sampan_types::SandboxId;
@@ -85,12 +86,12 @@ pub struct Status {
     pub servers: Vec<std::net::IpAddr>,
 }
 
-/// This program's build: its file, so that another file is another build.
+/// A program's build: its file, so that another file is another build.
 ///
 /// # Errors
-/// When `/proc` is not there.
-pub fn build() -> io::Result<String> {
-    let file = std::fs::metadata("/proc/self/exe")?;
+/// When there is no such file.
+pub fn build(program: &Path) -> io::Result<String> {
+    let file = std::fs::metadata(program)?;
     let version = env!("CARGO_PKG_VERSION");
     let (device, inode) = (file.dev(), file.ino());
     Ok(format!("{version}/{device}:{inode}:{}:{}", file.mtime(), file.mtime_nsec()))

@@ -152,7 +152,7 @@ impl Keeper {
 
     async fn try_connect(&mut self) -> Result<bool, ClientError> {
         self.link = None;
-        let build = protocol::build()?;
+        let build = protocol::build(&self.config.program)?;
         let found = Link::find(&self.config, &build).await;
         self.link = match found {
             None if !self.is_needed() => return Ok(false),

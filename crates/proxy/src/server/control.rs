@@ -13,7 +13,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ struct Process {
 pub async fn run(options: Options, daemon: Option<OwnedFd>) -> io::Result<()> {
     let process = Rc::new(Process {
         server: Server::new(),
-        build: protocol::build()?,
+        build: protocol::build(Path::new("/proc/self/exe"))?,
         options,
         owns: Cell::new(false),
         connections: Cell::new(0),
@@ -129,6 +129,8 @@ impl Process {
 
     async fn converse(this: &Rc<Self>, mut stream: UnixStream) -> io::Result<()> {
         while let Some(request) = protocol::receive::<Request>(&mut stream).await? {
+            // Before it is told everything, an older one answers better.
+            let complete = matches!(request, Request::Restore(_));
             let response = match request {
                 Request::Hello { build } => {
                     if build != this.build {
@@ -153,10 +155,7 @@ impl Process {
                     Response::Done { changed: false }
                 }
             };
-            if !this.owns.get()
-                && !this.quit.get()
-                && matches!(response, Response::Done { .. } | Response::Failed { .. })
-            {
+            if complete && !this.owns.get() {
                 Self::take_over(this).await?;
             }
             protocol::send(&mut stream, &response).await?;
@@ -203,6 +202,7 @@ impl Process {
         self.server.turn_away();
         let end = Instant::now() + QUIT_PATIENCE;
         sleep(QUIT_STEP).await;
+        self.server.answer_rest();
         while self.server.status().waiting > 0 && Instant::now() < end {
             sleep(QUIT_STEP).await;
         }

@@ -240,6 +240,13 @@ impl Server {
         }
     }
 
+    /// Answers what has come before the sockets were turned away.
+    fn answer_rest(&self) {
+        for service in self.services.borrow().values() {
+            serve::rest(&self.names, &service.client, &service.udp);
+        }
+    }
+
     fn fill(&self, sets: Vec<NameSet>) {
         self.names.forwarder.fill.borrow_mut().set(sets);
     }

@@ -67,21 +67,40 @@ pub async fn datagrams(names: Rc<Names>, client: Rc<Client>, socket: Rc<UdpSocke
 fn batch(names: &Names, client: &Client, socket: &Rc<UdpSocket>) -> io::Result<()> {
     BATCH.with_borrow_mut(|(inbox, outbox)| {
         socket.try_io(Interest::READABLE, || inbox.receive(socket.as_ref()))?;
-        let upstream = client.upstream.borrow();
-        for received in inbox.iter() {
-            let Some(to) = received.from.filter(|_| !received.cut) else { continue };
-            let reply = || Reply::Datagram { socket: Rc::clone(socket), to };
-            outbox.push(to, |out| {
-                names.answer(&client.sandbox, &upstream, received.bytes, reply, (false, out))
-            });
-        }
-        if !outbox.is_empty()
-            && let Err(error) = outbox.send(socket.as_ref())
-        {
-            tracing::debug!(sandbox = client.sandbox.short(), %error, "sending failed");
-        }
+        answer_all(names, client, socket, inbox, outbox);
         Ok(())
     })
+}
+
+/// Answers what is left at a socket that gets nothing more.
+pub fn rest(names: &Names, client: &Client, socket: &Rc<UdpSocket>) {
+    BATCH.with_borrow_mut(|(inbox, outbox)| {
+        while inbox.receive(socket.as_ref()).is_ok() {
+            answer_all(names, client, socket, inbox, outbox);
+        }
+    });
+}
+
+fn answer_all(
+    names: &Names,
+    client: &Client,
+    socket: &Rc<UdpSocket>,
+    inbox: &Inbox,
+    outbox: &mut Outbox,
+) {
+    let upstream = client.upstream.borrow();
+    for received in inbox.iter() {
+        let Some(to) = received.from.filter(|_| !received.cut) else { continue };
+        let reply = || Reply::Datagram { socket: Rc::clone(socket), to };
+        outbox.push(to, |out| {
+            names.answer(&client.sandbox, &upstream, received.bytes, reply, (false, out))
+        });
+    }
+    if !outbox.is_empty()
+        && let Err(error) = outbox.send(socket.as_ref())
+    {
+        tracing::debug!(sandbox = client.sandbox.short(), %error, "sending failed");
+    }
 }
 
 /// Accepts connections for ever.
