@@ -1,6 +1,6 @@
 //! One binary for everything: the `sampan` command, `sampan daemon`,
-//! `sampan shim` beside every container, and, under the name `dockerd`, a
-//! daemon that takes dockerd's flags.
+//! `sampan shim` beside every container, `sampan proxy` on every host, and,
+//! under the name `dockerd`, a daemon that takes dockerd's flags.
 //!
 //! Be aware:
 //! - The shim must stay single-threaded and small, so it is told apart before
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
                 args[2..].iter().map(|a| a.to_string_lossy().into_owned()).collect();
             sampan_runtime::shim::main(&args)
         }
+        Some("proxy") => sampan_proxy::main(&args[2..]),
         Some("init") => sampan_runtime::init::main(&args[2..]),
         Some("daemon") => {
             args.remove(1);
