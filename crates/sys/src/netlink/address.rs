@@ -167,6 +167,26 @@ pub fn replace_route(route: &RouteEntry) -> Option<Request> {
     Some(Request::new(m, format!("set {}", route_text(route))))
 }
 
+/// Lets the host take for its own what a link receives for an address of
+/// IPv6 that is another link's: `::1`, which the kernel looks up by link.
+/// That it is so already is reported as such.
+#[must_use]
+pub fn add_local_route(link: u32, address: Ipv6Addr) -> Request {
+    // As in `route_message`. Others have routes to the same address: no
+    // NLM_F_EXCL.
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+    let mut header = [0; 12];
+    header[0] = libc::AF_INET6 as u8;
+    header[1] = 128;
+    header[4] = libc::RT_TABLE_LOCAL;
+    header[5] = libc::RTPROT_BOOT;
+    header[6] = libc::RT_SCOPE_UNIVERSE;
+    header[7] = libc::RTN_LOCAL;
+    let mut m = Message::new(libc::RTM_NEWROUTE, flags as u16, &header);
+    m.raw(libc::RTA_DST, &address.octets()).u32(libc::RTA_OIF, link);
+    Request::new(m, format!("add local route {address}"))
+}
+
 /// Removes a route from the main table.
 #[must_use]
 pub fn delete_route(route: &RouteEntry) -> Option<Request> {

@@ -1,11 +1,12 @@
 //! The bridge of a network.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::IpNet;
 use sampan_sys::netlink::{
     Link, LinkChange, LinkRef, NetlinkError, NewBridge, Route, add_address, add_bridge,
-    delete_address, set_link,
+    add_local_route, delete_address, set_link,
 };
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
@@ -123,7 +124,20 @@ fn complete(
     if config.has_family(false) && sysctl::write(&route_localnet(name), "1")? {
         missing.push(format!("route_localnet of bridge {name}"));
     }
+    if config.gateways().any(|g| g.addr().is_ipv6()) {
+        missing.extend(answer_loopback6(route, &link).map_err(failed())?);
+    }
     Ok(Made::Complete(missing))
+}
+
+/// The same for `::1`. The kernel drops what a link receives for it; only
+/// answers that come back from their translation get as far as this route.
+fn answer_loopback6(route: &mut Route, link: &Link) -> Result<Option<String>, NetlinkError> {
+    match route.run(vec![add_local_route(link.index, Ipv6Addr::LOCALHOST)]) {
+        Ok(()) => Ok(Some(format!("the way of ::1 by bridge {}", link.name))),
+        Err(e) if e.is_present() => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn route_localnet(bridge: &str) -> String {
