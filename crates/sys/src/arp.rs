@@ -90,7 +90,8 @@ pub fn who_has(
 ) -> io::Result<Option<[u8; 6]>> {
     let protocol = i32::from(ETH_P_ARP.to_be());
     // SAFETY: socket(2) has no memory arguments.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    let fd =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

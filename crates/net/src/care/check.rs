@@ -187,7 +187,8 @@ fn inside(looked: &[Looked]) -> Vec<Finding> {
         }
     });
     if let Err(e) = toured {
-        findings.push(Finding::error(Subject::Host, format!("the sandboxes were not checked: {e}")));
+        findings
+            .push(Finding::error(Subject::Host, format!("the sandboxes were not checked: {e}")));
     }
     findings
 }
@@ -207,8 +208,10 @@ fn here(looked: &Looked, view: &View) -> Vec<Finding> {
         let Some(name) = attachment.interface.as_deref() else { continue };
         let Some(link) = view.link(name) else { continue };
         if attachment.mtu != 0 && link.mtu != attachment.mtu {
-            let text =
-                format!("the MTU of {name} is {}, that of the network {}", link.mtu, attachment.mtu);
+            let text = format!(
+                "the MTU of {name} is {}, that of the network {}",
+                link.mtu, attachment.mtu
+            );
             findings.push(Finding::warning(subject(), text));
         }
         // On a LAN, others give out addresses as well.

@@ -37,10 +37,7 @@ impl Networks {
     ///
     /// # Errors
     /// [`NetError::NoNetwork`].
-    pub async fn stats(
-        &self,
-        network: Option<&NetworkId>,
-    ) -> Result<Vec<EndpointStats>, NetError> {
+    pub async fn stats(&self, network: Option<&NetworkId>) -> Result<Vec<EndpointStats>, NetError> {
         self.known(network)?;
         stats::run(self.inner(), network.cloned()).await
     }

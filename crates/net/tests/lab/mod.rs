@@ -162,8 +162,7 @@ pub fn port(text: &str) -> PublishedPort {
     let (rest, container_port) = ports.rsplit_once(':').unwrap();
     let (host_ip, host_port) = rest.rsplit_once(':').unwrap_or(("0.0.0.0", rest));
     let host_ip = host_ip.trim_matches(['[', ']']).parse().unwrap();
-    let (host_port, container_port) =
-        (host_port.parse().unwrap(), container_port.parse().unwrap());
+    let (host_port, container_port) = (host_port.parse().unwrap(), container_port.parse().unwrap());
     let protocol: Protocol = protocol.parse().unwrap();
     PublishedPort { protocol, host_ip, host_port, container_port }
 }

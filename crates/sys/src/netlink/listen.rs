@@ -99,7 +99,8 @@ impl Listener {
         let datagram = vec![0; DATAGRAM].into_boxed_slice();
         // SAFETY: the descriptor is owned by what the `AsyncFd` owns, and stays
         // the same for its life.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Direction::READABLE) }.map_err(io::Error::from)?;
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Direction::READABLE) }
+            .map_err(io::Error::from)?;
         Ok(Self { socket, datagram })
     }
 

@@ -48,8 +48,7 @@ pub(super) fn decide<K: Kernel>(kernel: &K, request: &TraceRequest) -> Result<Tr
         _ => None,
     };
     let port = request.port;
-    let mut walk =
-        Walk { kernel, port, source, destination, published: false, hops: Vec::new() };
+    let mut walk = Walk { kernel, port, source, destination, published: false, hops: Vec::new() };
     let from = match &request.from {
         Place::Sandbox(id) => known.sandbox(id).filter(|k| k.netns.is_some()),
         _ => None,
@@ -198,8 +197,7 @@ impl<'a, K: Kernel> Walk<'a, K> {
         let Some((owner, to)) = neighbour else {
             let host = config.gateways().any(|g| g.addr() == self.destination);
             if way.gateway.is_none() && !host {
-                let text =
-                    format!("nobody on network {} has {}", network.name, self.destination);
+                let text = format!("nobody on network {} has {}", network.name, self.destination);
                 return self.stop(place, text);
             }
             return Next::Host(Some(network));
@@ -281,7 +279,8 @@ impl<'a, K: Kernel> Walk<'a, K> {
             DriverConfig::Bridge(config) if config.bridge == link => Some((&**network, config)),
             _ => None,
         });
-        if let Some(network) = from.filter(|n| is_internal(n) && into.is_none_or(|(i, _)| i.id != n.id))
+        if let Some(network) =
+            from.filter(|n| is_internal(n) && into.is_none_or(|(i, _)| i.id != n.id))
         {
             let text = format!("network {} is internal: nothing leaves it", network.name);
             return Ok(self.stop("host", text));
@@ -452,7 +451,8 @@ impl<'a, K: Kernel> Walk<'a, K> {
             return Ok((format!("{whose} is reached"), Verdict::Arrives));
         };
         if protocol == Protocol::Sctp {
-            let text = format!("{whose} is reached; whether it listens on {port}/sctp is not known");
+            let text =
+                format!("{whose} is reached; whether it listens on {port}/sctp is not known");
             return Ok((text, Verdict::Arrives));
         }
         let all = self.kernel.listeners(netns, protocol)?;
@@ -465,10 +465,9 @@ impl<'a, K: Kernel> Walk<'a, K> {
             return Ok((format!("{whose} listens at {at}/{protocol}"), Verdict::Arrives));
         }
         let text = match on_port.first() {
-            Some(other) => format!(
-                "{whose} listens at {other}/{protocol} only, not at {}",
-                self.destination
-            ),
+            Some(other) => {
+                format!("{whose} listens at {other}/{protocol} only, not at {}", self.destination)
+            }
             None => format!("nothing in {whose} listens on port {port}/{protocol}"),
         };
         Ok((text, Verdict::Stops))
@@ -490,7 +489,11 @@ impl<'a, K: Kernel> Walk<'a, K> {
         let out = first(Direction::Egress, source, Some(destination), to_host);
         let into = first(Direction::Ingress, Some(destination), source, false);
         let denies = |r: &&PolicyRule| r.action == Action::Deny;
-        [out, into].into_iter().flatten().find(denies).map(|r| format!("policy {} denies it", r.name))
+        [out, into]
+            .into_iter()
+            .flatten()
+            .find(denies)
+            .map(|r| format!("policy {} denies it", r.name))
     }
 
     fn is_about(&self, rule: &PolicyRule, other: Option<IpAddr>, host: bool) -> bool {

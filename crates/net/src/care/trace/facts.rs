@@ -97,9 +97,9 @@ pub(super) struct Facts {
 
 impl Facts {
     pub async fn collect(inner: &Inner, request: &TraceRequest) -> Result<Self, NetError> {
-        let read = inner.worker.run(|kernel| {
-            Ok((View::read(&mut kernel.route)?, kernel.nft.base_chains()?))
-        });
+        let read = inner
+            .worker
+            .run(|kernel| Ok((View::read(&mut kernel.route)?, kernel.nft.base_chains()?)));
         let (view, chains) =
             read.await?.map_err(NetError::kernel("look at the host's links and rules"))?;
         let mut instance = known(inner);
