@@ -11,20 +11,18 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use sampan_net::names::{HostsInput, ResolvInput, hostname_file, hosts_file, resolv_conf};
+use sampan_net::names::{HostsInput, hostname_file, hosts_file};
 use sampan_runtime::spec::{self, BindMount, Devices, Propagation, ReadOnly};
 use sampan_runtime::user::{self, ResolvedUser};
 use sampan_sys::file::write_replace;
 use sampan_sys::{inroot, mount};
 
 use super::namespaces::{shares_shm, shm_path};
+use super::resolv::{self, ResolvSettings};
 use super::validate::extra_host;
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, MountKind, MountRecord, NetworkMode};
-
-/// The host's resolver configuration.
-const HOST_RESOLV: &str = "/etc/resolv.conf";
 
 /// What [`Engine::prepare_files`] found and made.
 #[derive(Debug)]
@@ -90,7 +88,7 @@ impl Engine {
         if matches!(record.networking.mode, NetworkMode::Container(_)) {
             return Ok(None);
         }
-        let (config, host) = (&self.inner.config, &record.host_config);
+        let host = &record.host_config;
         let is_host = record.networking.mode == NetworkMode::Host;
         let mut extra = self.link_hosts(record)?;
         for entry in host.extra_hosts.iter().flatten() {
@@ -112,29 +110,8 @@ impl Engine {
             .flatten()
             .map(|net| net.addr())
             .collect();
-        let parse = |list: &Option<Vec<String>>| -> Vec<IpAddr> {
-            list.iter().flatten().filter_map(|s| s.parse().ok()).collect()
-        };
-        let or = |own: &Option<Vec<String>>, default: &[String]| {
-            own.clone().filter(|l| !l.is_empty()).unwrap_or_else(|| default.to_vec())
-        };
-        let servers = match parse(&host.dns) {
-            own if own.is_empty() => config.dns.clone(),
-            own => own,
-        };
-        Ok(Some(NameFiles {
-            is_host,
-            addresses,
-            extra,
-            servers,
-            search: or(&host.dns_search, &config.dns_search),
-            options: or(&host.dns_options, &config.dns_options),
-            ipv6: record
-                .networking
-                .endpoints
-                .values()
-                .any(|e| e.live.as_ref().is_some_and(|l| l.address6.is_some())),
-        }))
+        let resolv = self.resolv_settings(record);
+        Ok(Some(NameFiles { is_host, addresses, extra, resolv }))
     }
 
     /// What `host-gateway` means: the gateway of the container's network,
@@ -157,10 +134,7 @@ struct NameFiles {
     is_host: bool,
     addresses: Vec<IpAddr>,
     extra: Vec<(String, IpAddr)>,
-    servers: Vec<IpAddr>,
-    search: Vec<String>,
-    options: Vec<String>,
-    ipv6: bool,
+    resolv: ResolvSettings,
 }
 
 fn bind_mount(m: &MountRecord, mut source: PathBuf) -> Result<BindMount> {
@@ -248,30 +222,20 @@ fn write_names(
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    let host = std::fs::read_to_string(HOST_RESOLV).unwrap_or_default();
-    let resolv = resolv_conf(&ResolvInput {
-        source: HOST_RESOLV,
-        host: &host,
-        servers: &names.servers,
-        search: &names.search,
-        options: &names.options,
-        own_namespace: !names.is_host,
-        ipv6: names.ipv6,
-    });
     let hostname = hostname_file(hostname);
-    for (name, text) in [("hosts", &hosts), ("hostname", &hostname), ("resolv.conf", &resolv.text)]
-    {
+    for (name, text) in [("hosts", &hosts), ("hostname", &hostname)] {
         let path = data_dir.join(name);
         write_replace(&path, text.as_bytes(), 0o644)
             .map_err(|e| EngineError::io("write", path.display(), e))?;
     }
+    names.resolv.write(data_dir)?;
     Ok(name_mounts(record, data_dir))
 }
 
 /// Binds of the name files in `dir`, but where the user mounts something.
 fn name_mounts(record: &ContainerRecord, dir: &Path) -> Vec<BindMount> {
     let read_only = record.host_config.readonly_rootfs.unwrap_or(false);
-    ["resolv.conf", "hostname", "hosts"]
+    [resolv::FILE, "hostname", "hosts"]
         .into_iter()
         .map(|name| (dir.join(name), Path::new("/etc").join(name)))
         .filter(|(_, target)| !record.mounts.iter().any(|m| m.destination == *target))

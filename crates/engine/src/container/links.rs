@@ -192,6 +192,7 @@ impl Engine {
         if let Err(error) = self.networks().update_names(spec).await {
             tracing::warn!(container = record.id.short(), %error, "its names are as before");
         }
+        self.refresh_resolv(record).await;
     }
 
     async fn rewrite_link(

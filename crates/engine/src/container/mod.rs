@@ -26,6 +26,7 @@ mod ports;
 pub mod publish;
 mod release;
 pub mod remove;
+mod resolv;
 mod shared;
 mod start;
 pub mod state;
