@@ -9,6 +9,7 @@
 mod bridge;
 mod cni;
 mod linkless;
+mod notes;
 mod remote;
 mod upper;
 

@@ -16,6 +16,7 @@ use crate::error::NetError;
 use crate::firewall::{Forward, NetworkRules};
 use crate::names::{EndpointNames, SandboxNames};
 use crate::ports::PublishedPort;
+use crate::shape;
 
 /// What stands for the interface's name in the name of a kernel parameter of
 /// an endpoint.
@@ -39,6 +40,16 @@ pub(super) fn network_rules(network: &NetworkSpec) -> Option<NetworkRules> {
     })
 }
 
+/// An endpoint's addresses: those that were allocated, else what the driver
+/// chose.
+fn addresses(endpoint: &EndpointSpec, attachments: &[Attachment]) -> Vec<IpAddr> {
+    if !endpoint.addresses.is_empty() {
+        return endpoint.addresses.clone();
+    }
+    let made = attachments.iter().find(|a| a.endpoint == endpoint.endpoint);
+    made.into_iter().flat_map(|a| &a.addresses).map(ipnet::IpNet::addr).collect()
+}
+
 /// What the name service is told of a sandbox; nothing of one that has the
 /// host's namespace.
 pub(super) fn names(state: &State, joined: &Joined) -> Option<SandboxNames> {
@@ -50,7 +61,7 @@ pub(super) fn names(state: &State, joined: &Joined) -> Option<SandboxNames> {
             network: endpoint.network.clone(),
             network_name: network(endpoint)?.name.clone(),
             names: endpoint.names.clone(),
-            addresses: endpoint.addresses.clone(),
+            addresses: addresses(endpoint, &joined.sandbox.attachments),
         })
     };
     Some(SandboxNames {
@@ -102,9 +113,11 @@ fn check_parent(state: &State, network: &NetworkSpec) -> Result<(), NetError> {
     Ok(())
 }
 
-/// Whether a network's interfaces sit on one of the host's.
-pub(super) fn is_upper(network: &NetworkSpec) -> bool {
-    SubInterfaces::of(&network.driver).is_some()
+/// Whether a network is made of what may not be there yet when the daemon
+/// starts: an interface of the host, a plugin.
+pub(super) fn may_be_absent(network: &NetworkSpec) -> bool {
+    let foreign = matches!(network.driver, DriverConfig::Remote(_) | DriverConfig::Cni(_));
+    foreign || SubInterfaces::of(&network.driver).is_some()
 }
 
 /// The networks of a sandbox's endpoints, in their order; refuses what can't
@@ -160,6 +173,9 @@ pub(super) fn check_endpoint(
     if let Some(name) = &endpoint.interface
         && let Err(reason) = check_interface_name(name)
     {
+        return invalid(reason);
+    }
+    if let Err(reason) = shape::check(&endpoint.rate) {
         return invalid(reason);
     }
     for name in endpoint.sysctls.keys() {

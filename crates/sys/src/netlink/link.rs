@@ -118,6 +118,8 @@ pub struct LinkChange<'a> {
     pub group: Option<u32>,
     /// Its new name.
     pub name: Option<&'a str>,
+    /// The namespace that it moves into, where it is switched off.
+    pub netns: Option<BorrowedFd<'a>>,
     /// Keep it without an IPv6 address of its own from when it is switched
     /// on. Refused by a kernel without IPv6.
     pub quiet_ipv6: bool,
@@ -234,6 +236,9 @@ pub fn set_link(link: LinkRef<'_>, change: &LinkChange<'_>) -> Request {
     }
     if let Some(master) = change.master {
         m.u32(libc::IFLA_MASTER, master);
+    }
+    if let Some(netns) = change.netns {
+        m.u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
     }
     if change.quiet_ipv6 {
         no_ipv6_address(&mut m);
