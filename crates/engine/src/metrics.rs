@@ -26,6 +26,13 @@ pub struct StateLabel {
     pub state: &'static str,
 }
 
+/// The label of the counter of repairs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RepairLabel {
+    /// What was repaired: `firewall`, `network`, `endpoint` …
+    pub kind: &'static str,
+}
+
 /// The engine's metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -42,6 +49,8 @@ pub struct Metrics {
     pub health_checks: Family<Outcome, Counter>,
     /// Exec processes that were started.
     pub execs: Counter,
+    /// What somebody removed or changed of the networks and was restored.
+    pub repairs: Family<RepairLabel, Counter>,
     states: Family<StateLabel, Gauge>,
 }
 
@@ -53,6 +62,7 @@ impl Default for Metrics {
         let start_seconds = Histogram::new(buckets);
         let (exits, restarts, execs) = (Counter::default(), Counter::default(), Counter::default());
         let (health_checks, states) = (Family::default(), Family::default());
+        let repairs = Family::default();
         registry.register("container_starts", "Starts of containers", starts.clone());
         registry.register(
             "container_start_seconds",
@@ -62,6 +72,11 @@ impl Default for Metrics {
         registry.register("container_exits", "Ends of containers' processes", exits.clone());
         registry.register("container_restarts", "Starts by a restart policy", restarts.clone());
         registry.register("health_checks", "Health probes by result", health_checks.clone());
+        registry.register(
+            "network_repairs",
+            "What somebody removed of the networks and was restored, by kind",
+            repairs.clone(),
+        );
         registry.register("execs", "Exec processes started", execs.clone());
         registry.register("containers", "Containers by state", states.clone());
         Self {
@@ -72,6 +87,7 @@ impl Default for Metrics {
             restarts,
             health_checks,
             execs,
+            repairs,
             states,
         }
     }
@@ -81,6 +97,11 @@ impl Metrics {
     /// Counts a start.
     pub fn started(&self, result: &'static str) {
         self.starts.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// Counts a repair of the networks.
+    pub fn repaired(&self, kind: &'static str) {
+        self.repairs.get_or_create(&RepairLabel { kind }).inc();
     }
 
     /// Lets another part of the program add its metrics.

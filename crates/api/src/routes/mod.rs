@@ -15,6 +15,7 @@ mod image_transfer;
 mod images;
 mod lifecycle;
 mod logs;
+mod network_care;
 mod networks;
 mod plugins;
 mod policies;
@@ -57,6 +58,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(images::routes())
         .merge(lifecycle::routes())
         .merge(logs::routes())
+        .merge(network_care::routes())
         .merge(networks::routes())
         .merge(policies::routes())
         .merge(publish::routes())

@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod login;
 pub mod look;
 pub mod network;
+pub mod network_care;
 pub mod policy;
 pub mod prune;
 pub mod ps;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::images::options;
 use super::inspect::{InspectOne, Kind};
+use super::network_care::{Check, Stats, Trace};
 use super::ps::labels;
 use crate::app::App;
 use crate::client::{Client, plain};
@@ -17,6 +18,7 @@ use crate::{out, time};
 /// Manage networks
 #[derive(Debug, Subcommand)]
 pub enum Network {
+    Check(Check),
     /// Connect a container to a network
     Connect(Connect),
     /// Create a network
@@ -33,12 +35,15 @@ pub enum Network {
     /// Remove networks
     #[command(visible_alias = "remove")]
     Rm(Remove),
+    Stats(Stats),
+    Trace(Trace),
 }
 
 impl Network {
     /// Does it.
     pub async fn run(self, app: &App) -> Result<()> {
         match self {
+            Self::Check(verb) => verb.run(app).await,
             Self::Connect(verb) => verb.run(app).await,
             Self::Create(verb) => verb.run(app).await,
             Self::Disconnect(verb) => verb.run(app).await,
@@ -46,6 +51,8 @@ impl Network {
             Self::Ls(verb) => verb.run(app).await,
             Self::Prune(verb) => verb.run(app).await,
             Self::Rm(verb) => verb.run(app).await,
+            Self::Stats(verb) => verb.run(app).await,
+            Self::Trace(verb) => verb.run(app).await,
         }
     }
 }

@@ -9,6 +9,8 @@
 //! - Address pools are in memory only; they are filled from the container
 //!   records at start.
 
+mod care;
+mod check;
 mod connect;
 mod create;
 mod drivers;
@@ -19,15 +21,21 @@ mod plugins;
 mod predefined;
 mod record;
 mod remove;
+mod repair;
+mod stats;
 mod table;
+mod trace;
 mod view;
 
 use sampan_types::ErrorKind;
 
 use crate::EngineError;
 
+pub use check::{NetworkCheck, NetworkFinding};
 pub use record::{IpamRecord, NetworkRecord, PREDEFINED};
+pub use stats::NetworkStats;
 pub use table::{NetworkTable, Wanted};
+pub use trace::{NetworkTrace, TraceHop};
 
 /// An error that answers 403 with Docker's words.
 fn forbidden(text: String) -> EngineError {
