@@ -41,6 +41,8 @@ docker rename wa wb
 docker update --memory 64m --memory-swap 64m --restart on-failure:3 wb
 SAMPAN update --publish-add 8088:80 wb
 SAMPAN update --publish-rm 8088:80 wb
+SAMPAN policy create --deny egress --peer cidr=192.0.2.0/24 pp
+SAMPAN policy rm pp
 docker kill -s KILL wb
 docker start wb
 docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
@@ -169,6 +171,7 @@ fn is_of_use(h: &Host, point: &str) {
 fn is_clean_afterwards(h: &Host, parent: &str, clean: &World, point: &str) {
     h.sh("docker ps -aq | xargs -r docker rm -fv; docker network ls -q -f type=custom | xargs -r docker network rm");
     h.run("docker volume rm data");
+    h.run(&format!("{SAMPAN} policy ls -q | xargs -r {SAMPAN} policy rm"));
     is_again(h, parent, clean, point);
     // The only address and the port are free.
     h.docker("run --rm -p 8080:80 busybox true");

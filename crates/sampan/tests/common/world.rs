@@ -39,6 +39,8 @@ pub struct World {
     bridges: Names,
     /// Published ports in the firewall.
     published: Names,
+    /// Addresses that network policies are about, each behind its policy.
+    policies: Names,
     /// File systems, mounted or not, and those on their way out.
     snapshots: Names,
     /// Directories of containers below data-root.
@@ -104,6 +106,7 @@ pub fn found(h: &Host, parent: &str) -> World {
         }
     }
     world.published = published(rules);
+    world.policies = policies(rules);
     world
 }
 
@@ -127,6 +130,16 @@ pub fn recorded(h: &Host) -> World {
             _ => format!("br-{}", &text(&n["Id"])[..12]),
         };
         world.bridges.insert(bridge);
+    }
+    for policy in list(h, "/sampan/policies").as_array().into_iter().flatten() {
+        let name = text(&policy["Name"]);
+        world.policies.insert(name.clone());
+        for container in policy["Containers"].as_array().into_iter().flatten() {
+            for address in container["Addresses"].as_array().into_iter().flatten() {
+                world.policies.insert(format!("{name} {}", text(address)));
+                world.policies.insert(format!("guarded {}", text(address)));
+            }
+        }
     }
     world
 }
@@ -247,4 +260,29 @@ fn published(rules: &str) -> Names {
         Some(format!("{} -> {address} . {port}", key.join(" ")))
     };
     pieces.windows(2).filter_map(element).collect()
+}
+
+/// The policies of a ruleset, the IPv4 addresses that each is about, and those
+/// of endpoints that can't go around them.
+fn policies(rules: &str) -> Names {
+    let mut found = Names::new();
+    for set in rules.split("\tset ").skip(1) {
+        let name = set.split(' ').next().unwrap_or_default();
+        let of = match name.strip_prefix("of4.") {
+            Some(policy) => {
+                found.insert(policy.to_owned());
+                policy
+            }
+            None if name == "guarded4" => "guarded",
+            None => continue,
+        };
+        let body = set.split("\n\t}").next().unwrap_or_default();
+        let elements = body.split("elements = {").nth(1).unwrap_or_default();
+        for word in elements.split([' ', ',', '}', '\n', '\t']) {
+            if word.parse::<std::net::Ipv4Addr>().is_ok() {
+                found.insert(format!("{of} {word}"));
+            }
+        }
+    }
+    found
 }

@@ -1,0 +1,184 @@
+//! Network policies of the daemon: from a container's first packet on, on
+//! those that run, over restarts and deaths of the daemon.
+
+#![allow(clippy::print_stdout)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{SAMPAN, SOON, crash_and_restart, has, host, web};
+use sampan_testkit::{Host, eventually};
+use serde_json::json;
+
+/// Runs `sampan policy` with arguments; the exit code with output and error.
+fn policy(h: &Host, args: &str) -> (i32, String) {
+    let out = h.run(&format!("{SAMPAN} policy {args}"));
+    (out.code, format!("{}{}", out.text(), out.errors()))
+}
+
+/// As [`policy`], which has to succeed.
+#[track_caller]
+fn done(h: &Host, args: &str) -> String {
+    let (code, text) = policy(h, args);
+    assert_eq!(code, 0, "sampan policy {args}: {text}");
+    text
+}
+
+/// Whether a container gets an answer from another one.
+fn reaches(h: &Host, from: &str, to: &str, port: u16) -> bool {
+    h.run(&format!("docker exec {from} nc -w 1 {to} {port} </dev/null")).code == 0
+}
+
+fn address(h: &Host, name: &str, network: &str) -> String {
+    h.docker(&format!(
+        "inspect -f '{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}' {name}"
+    ))
+}
+
+#[test]
+fn a_container_is_kept_from_its_first_packet() {
+    let Some((_lan, h)) = host("a_container_is_kept_from_its_first_packet") else { return };
+    h.docker("network create nn");
+    h.docker(&format!("run -d --name server --net nn busybox {}", web(80)));
+    let at = address(&h, "server", "nn");
+    eventually("the server", SOON, || {
+        (h.run(&format!("docker run --rm --net nn busybox nc -w 1 {at} 80 </dev/null")).code == 0)
+            .then_some(())
+    });
+    done(&h, "create --deny egress --label kept --peer name=server kept");
+    // The container's process begins with a thousand attempts.
+    let knock = |args: &str| {
+        let attempts = format!(
+            "i=0; while [ $i -lt 1000 ]; do nc -w 1 {at} 80 </dev/null >/dev/null 2>&1 && echo in & \
+             i=$((i+1)); [ $((i%200)) = 0 ] && wait; done; wait"
+        );
+        let seen = h.run(&format!("docker run --rm {args} --net nn busybox sh -c '{attempts}'"));
+        seen.text().lines().filter(|line| *line == "in").count()
+    };
+    assert!(knock("") > 900, "others are not kept");
+    for _ in 0..2 {
+        assert_eq!(knock("--label kept"), 0);
+    }
+    has(&done(&h, "ls"), &["kept", "deny", "egress", "label=kept", "name=server"]);
+    let packets: u64 = done(&h, "inspect -f '{{.Counters.Packets}}' kept").parse().unwrap();
+    assert!(packets >= 2000, "{packets}");
+}
+
+#[test]
+fn policies_change_what_running_containers_may() {
+    let Some((lan, mut h)) = host("policies_change_what_running_containers_may") else { return };
+    h.docker("network create nn");
+    h.docker("network create other");
+    for (name, label) in [("web", "app=web"), ("db", "app=db"), ("cron", "app=cron")] {
+        h.docker(&format!("run -d --name {name} --label {label} --net nn busybox {}", web(80)));
+    }
+    let db = address(&h, "db", "nn");
+    eventually("the servers", SOON, || {
+        (reaches(&h, "web", &db, 80) && reaches(&h, "cron", &db, 80)).then_some(())
+    });
+    done(
+        &h,
+        "create --allow ingress --label app=db --peer label=app=web --port tcp/80 --priority 10 \
+         db-web",
+    );
+    let began = Instant::now();
+    let body = json!({
+        "Name": "db-others", "Direction": "ingress", "Action": "deny",
+        "Subjects": { "Labels": ["app=db"] },
+    });
+    assert_eq!(h.api("POST", "/sampan/policies", Some(&body)).status, 201);
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(500), "a policy took {took:?}");
+    println!("a policy took {took:?}");
+    assert!(!reaches(&h, "cron", &db, 80) && reaches(&h, "web", &db, 80));
+    // Who comes later, connects later or is called otherwise later.
+    h.docker("run -d --name web2 --label app=web --net nn busybox sleep 1000");
+    assert!(reaches(&h, "web2", &db, 80));
+    h.docker("run -d --name web3 --label app=web --net other busybox sleep 1000");
+    h.docker("network connect nn web3");
+    assert!(reaches(&h, "web3", &db, 80));
+    h.docker("network disconnect nn web3");
+    h.docker("network connect other db");
+    let on_other = address(&h, "db", "other");
+    assert!(reaches(&h, "web3", &on_other, 80) && !reaches(&h, "cron", &db, 80));
+    done(&h, "create --deny egress --name 'web-*' renamed");
+    assert!(reaches(&h, "web2", &db, 80));
+    h.docker("rename web2 web-two");
+    assert!(!reaches(&h, "web-two", &db, 80));
+    // It stays so when the daemon dies, and while it is dead.
+    for name in ["cron", "web"] {
+        h.sh(&format!("docker inspect -f '{{{{.State.Pid}}}}' {name} >$HOME/{name}.pid"));
+    }
+    // By nsenter: there is no daemon to exec.
+    let inside = |h: &Host, name: &str| {
+        let enter = format!("nsenter -t $(cat $HOME/{name}.pid) -n busybox");
+        h.run(&format!("{enter} nc -w 1 {db} 80 </dev/null")).code == 0
+    };
+    assert!(inside(&h, "web") && !inside(&h, "cron"));
+    h.stop_daemon("KILL");
+    assert!(inside(&h, "web") && !inside(&h, "cron"), "without a daemon");
+    h.start_daemon(SAMPAN, &[]);
+    assert!(inside(&h, "web") && !inside(&h, "cron"));
+    assert_eq!(done(&h, "ls -q"), "db-web\ndb-others\nrenamed");
+    // Containers that start again have other addresses, perhaps each other's.
+    h.docker("stop -t 0 web cron");
+    h.docker("start cron web");
+    eventually("the client", SOON, || reaches(&h, "web", &db, 80).then_some(()));
+    assert!(!reaches(&h, "cron", &db, 80));
+    crash_and_restart(&mut h);
+    assert!(!reaches(&h, "cron", &db, 80) && reaches(&h, "web", &db, 80));
+    // Without them all is as before, and nothing is left.
+    done(&h, "rm db-web db-others renamed");
+    assert!(reaches(&h, "cron", &db, 80) && reaches(&h, "web-two", &db, 80));
+    assert!(!h.run("nft list tables").text().contains("policy"));
+    drop(lan);
+}
+
+#[test]
+fn a_container_leaves_with_its_own_address() {
+    let Some((lan, h)) = host("a_container_leaves_with_its_own_address") else { return };
+    h.docker("run -d --name mail --label app=mail busybox sleep 1000");
+    let own = "10.88.99.99";
+    h.sh(&format!("ip address add {own}/32 dev lo"));
+    done(&h, &format!("create --source {own} --label app=mail mail-out"));
+    let addresses = lan.outside("ip -o -4 addr show | awk '!/127.0.0.1/ {print $4}' | head -1");
+    let addresses = addresses.text();
+    let outside = addresses.split('/').next().unwrap_or_default();
+    assert!(!outside.is_empty());
+    h.run(&format!("docker exec mail nc -w 1 {outside} 9 </dev/null"));
+    let rules = h.run("nft list ruleset").text();
+    has(&rules, &["snat ip to", own]);
+    let packets: u64 = done(&h, "inspect -f '{{.Counters.Packets}}' mail-out").parse().unwrap();
+    assert_eq!(packets, 1, "{rules}");
+}
+
+#[test]
+fn wrong_policies_are_refused_by_name() {
+    let Some((_lan, h)) = host("wrong_policies_are_refused_by_name") else { return };
+    let refused = |args: &str, words: &[&str]| {
+        let (code, text) = policy(&h, args);
+        assert_ne!(code, 0, "{args}");
+        has(&text, words);
+    };
+    refused("create --deny egress --network nowhere pp", &["network nowhere not found"]);
+    refused("create --deny egress --port http pp", &["http", "tcp/80"]);
+    refused("create --deny ingress --peer dns=example.org pp", &["DNS", "egress"]);
+    refused("create --deny egress --peer web pp", &["web", "label="]);
+    refused("create --deny egress --allow egress pp", &["cannot be used with"]);
+    refused("inspect pp", &["No such policy: pp"]);
+    refused("rm pp", &["No such policy: pp"]);
+    done(&h, "rm -f pp");
+    done(&h, "create --deny egress --peer dns=*.Example.org pp");
+    refused("create --deny egress pp", &["policy pp already exists"]);
+    let body = json!({ "Name": "qq", "Direction": "egress", "Action": "deny", "Port": ["tcp/1"] });
+    let response = h.api("POST", "/sampan/policies", Some(&body));
+    assert_eq!(response.status, 400);
+    has(&response.message(), &["Port"]);
+    // What was shown can be changed and applied.
+    done(&h, "inspect pp | sed s/100/7/ > $HOME/p.json");
+    assert_eq!(done(&h, "apply -f $HOME/p.json"), "pp");
+    assert_eq!(done(&h, "ls --format '{{.Name}} {{.Priority}} {{.Peers}}'"), "pp 7 *.example.org");
+    done(&h, "rm pp");
+    assert_eq!(done(&h, "ls -q"), "");
+}
