@@ -160,7 +160,6 @@ fn passthru_has_the_parent_for_itself() {
 fn the_host_has_access_where_it_is_asked_for() {
     lab::run(|| async {
         let lab = Lab::new().await;
-        sh("ip addr add fd99::1/64 dev lan0 nodad");
         let here = NetNs::current().unwrap();
         serve(&here, 9000);
         serve_six(&here, 9001);
@@ -221,7 +220,6 @@ fn serve_six(netns: &NetNs, port: u16) {
 fn ipv6_works_from_the_first_packet() {
     lab::run(|| async {
         let lab = Lab::new().await;
-        lab.outside.run(|| sh("ip addr add fd99::2/64 dev eth0 nodad")).unwrap();
         let lan = parsed(&[("parent", "lan0")], &["fd99::2/64"], false).unwrap();
         lab.networks.create_network(lan.clone()).await.unwrap();
         let six = |text: &str| text.parse::<IpAddr>().unwrap();
