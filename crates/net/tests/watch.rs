@@ -372,3 +372,36 @@ fn a_trace_says_what_stops_a_packet() {
         assert!(lab.networks.trace(unknown).await.is_err());
     });
 }
+
+/// What watching costs: processor time of 100 sandboxes that come and go, with
+/// and without. By hand: `cargo test --test watch -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, alone in its process"]
+fn what_watching_costs() {
+    run(|| async {
+        let lab = Lab::new().await;
+        let round = async |count: u32| {
+            let used = || {
+                let usage =
+                    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+                let usage = usage.unwrap();
+                let micros = |t: nix::sys::time::TimeVal| t.tv_sec() * 1_000_000 + t.tv_usec();
+                micros(usage.user_time()) + micros(usage.system_time())
+            };
+            let (begin, before) = (Instant::now(), used());
+            for _ in 0..count {
+                let spec = lab.spec("172.17.0.2", &["8080:80"]);
+                lab.networks.join(spec.clone()).await.unwrap();
+                lab.networks.leave(&spec.sandbox).await.unwrap();
+            }
+            lab.networks.settle().await;
+            (used() - before, begin.elapsed())
+        };
+        round(20).await;
+        let without = round(100).await;
+        lab.networks.watch().await.unwrap();
+        round(20).await;
+        let with = round(100).await;
+        println!("100 joins and leaves: {without:?} µs of processor unwatched, {with:?} watched");
+    });
+}
