@@ -85,6 +85,10 @@ pub struct EngineConfig {
     /// `--default-address-pool`: base networks with the length of the subnets
     /// that user-defined networks get from them.
     pub address_pools: Vec<(IpNet, u8)>,
+    /// `--plugin-dir`: further directories of plugins' sockets and descriptions.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// `--cni-path`: further directories of CNI plugins.
+    pub cni_path: Vec<PathBuf>,
     /// `--ip`: the host address of ports that are published without one.
     pub publish_address: Option<IpAddr>,
     /// `--dns`.
@@ -138,6 +142,8 @@ impl EngineConfig {
             bridge: Some(BridgeConfig::default()),
             network_redirect: true,
             address_pools: Vec::new(),
+            plugin_dirs: Vec::new(),
+            cni_path: Vec::new(),
             publish_address: None,
             dns: Vec::new(),
             dns_search: Vec::new(),

@@ -85,6 +85,7 @@ pub(crate) struct Inner {
     volumes: Volumes,
     runtime: Runtime,
     networks: Networks,
+    plugins: sampan_plugin::Plugins,
     network_table: NetworkTable,
     policies: policies::PolicyTable,
     /// The host's ports that are published. Locked for one allocation.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sampan_image::Images;
 use sampan_image::registry::{InsecureRegistries, Mirror, Registry, RegistryConfig};
 use sampan_net::{NetConfig, Networks, PortTable};
+use sampan_plugin::Plugins;
 use sampan_runtime::cgroup::CgroupHost;
 use sampan_runtime::spec::HostFacts;
 use sampan_runtime::{Runtime, RuntimeConfig};
@@ -64,6 +65,8 @@ impl Engine {
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
         net.networks = network_table.specs();
         net.redirect = config.network_redirect;
+        net.plugin_dirs.clone_from(&config.plugin_dirs);
+        net.cni_path.clone_from(&config.cni_path);
         let names = sampan_proxy::Client::new(sampan_proxy::ClientConfig {
             program: config.program.clone(),
             exec_root: config.exec_root.clone(),
@@ -80,6 +83,7 @@ impl Engine {
         let cgroups = Arc::new(CgroupHost::detect()?);
         let facts = HostFacts::detect(&cgroups)
             .map_err(|e| EngineError::io("read the machine's abilities from", "/proc", e))?;
+        let plugins = Plugins::new(config.plugin_dirs.clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 boot_id: boot_id()?,
@@ -89,6 +93,7 @@ impl Engine {
                 registry,
                 volumes,
                 runtime,
+                plugins,
                 networks,
                 network_table,
                 policies,

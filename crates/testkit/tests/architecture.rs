@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("volume", &["sys", "types", "plugin"]),
     ("net", &["sys", "types", "plugin"]),
     ("proxy", &["sys", "types", "net"]),
-    ("engine", &["types", "sys", "store", "image", "runtime", "volume", "net", "proxy"]),
+    ("engine", &["types", "sys", "store", "image", "runtime", "volume", "net", "plugin", "proxy"]),
     ("api", &["types", "image", "engine"]),
     ("cli", &["types"]),
     ("testkit", &[]),

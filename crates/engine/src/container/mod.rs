@@ -8,6 +8,7 @@
 //!   remove, rename, update) holds its `ops` lock. Sending a signal needs no
 //!   lock, so a start or stop that hangs can always be killed.
 
+mod chosen;
 pub mod create;
 pub(crate) mod endpoint;
 mod files;

@@ -114,7 +114,7 @@ impl Engine {
 
     /// Takes addresses and ports for a start and says where the container
     /// goes. On failure nothing stays taken.
-    pub(super) fn allocate_network(
+    pub(super) async fn allocate_network(
         &self,
         record: &ContainerRecord,
     ) -> Result<(Networking, NetPlan)> {
@@ -140,7 +140,7 @@ impl Engine {
             }
             NetworkMode::Private | NetworkMode::None => {}
         }
-        let taken = self.take_addresses(record, &mut networking);
+        let taken = self.take_addresses(record, &mut networking).await;
         let taken = taken.and_then(|()| self.take_ports(record, &mut networking));
         if let Err(e) = taken {
             self.give_back(&record.id, &networking);
@@ -155,7 +155,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn take_addresses(
+    pub(crate) async fn take_addresses(
         &self,
         record: &ContainerRecord,
         networking: &mut Networking,
@@ -166,14 +166,18 @@ impl Engine {
                 .resolve(endpoint.network.as_str())
                 .or_else(|_| self.network_table().resolve(name))?;
             endpoint.network = network.id.clone();
-            let wanted = Wanted {
-                fixed: wanted_addresses(&endpoint.config)?,
-                before: endpoint.before.clone(),
-            };
+            let fixed = wanted_addresses(&endpoint.config)?;
+            let leased = self.lease(&network, &fixed).await?;
+            let wanted =
+                Wanted { fixed: leased.clone().unwrap_or(fixed), before: endpoint.before.clone() };
             let owner = record.id.as_str();
             let describe = |owner: &str| self.describe_owner(owner);
-            let addresses =
-                self.network_table().allocate(&network.id, &wanted, owner, &describe)?;
+            let taken = self.network_table().allocate(&network.id, &wanted, owner, &describe);
+            let addresses = taken.inspect_err(|_| {
+                for address in leased.into_iter().flatten() {
+                    self.unlease(&network, address);
+                }
+            })?;
             endpoint.before.clone_from(&addresses);
             let subnets = &network.ipam;
             let find = |v4: bool| {
@@ -277,6 +281,9 @@ impl Engine {
             let live = endpoint.live.as_ref();
             for net in live.into_iter().flat_map(|l| [l.address, l.address6]).flatten() {
                 self.network_table().release(&endpoint.network, net.addr());
+                if let Some(network) = self.network_table().get(&endpoint.network) {
+                    self.unlease(&network, net.addr());
+                }
             }
         }
         let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);

@@ -80,7 +80,7 @@ impl Engine {
         let before = c.record();
         let cgroups = Arc::clone(&self.inner.cgroups);
         drop(tokio::task::spawn_blocking(move || cgroups.move_ahead()));
-        let (networking, plan) = self.allocate_network(&before)?;
+        let (networking, plan) = self.allocate_network(&before).await?;
         crate::fault!("start:before-record");
         let wished = self.commit_change(c, |r| {
             r.generation += 1;
@@ -104,6 +104,7 @@ impl Engine {
         crate::fault!("start:after-record");
         let mut stages = Stages::begin();
         let record = c.record();
+        let mut attachments = Vec::new();
         let joined = async {
             let spec = match &plan {
                 NetPlan::Sandbox(spec) => spec,
@@ -115,10 +116,12 @@ impl Engine {
             let made = self.inner.networks.join(spec.clone()).await;
             let sandbox = made.map_err(|e| network::network_failure(&e))?;
             crate::fault!("start:after-join");
+            attachments = sandbox.attachments;
             Ok::<_, EngineError>(sandbox.netns)
         };
         let (prepared, netns) = tokio::join!(self.prepare_files(&record), joined);
         let (prepared, netns) = (prepared?, netns?);
+        self.note_chosen(c, &attachments).await;
         self.network_events(c, &networking, "connect");
         *connected = true;
         stages.done("files and network");

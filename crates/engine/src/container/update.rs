@@ -43,6 +43,7 @@ impl Engine {
             }
             engine.inner.containers.release(&old, c.id());
             engine.rename_ports(&c.record());
+            engine.refresh_names(&c.record()).await;
             let old = format!("/{old}");
             engine.container_event(&c, "rename", &[("oldName", &old)]);
             crate::fault!("rename:after-record");

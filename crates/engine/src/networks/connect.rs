@@ -68,7 +68,7 @@ impl Engine {
         if sandbox.is_some() {
             let mut only = Networking::new(NetworkMode::Private);
             only.endpoints.insert(name.clone(), endpoint.clone());
-            self.take_addresses(&record, &mut only)?;
+            self.take_addresses(&record, &mut only).await?;
             endpoint = only.endpoints.remove(&name).unwrap_or(endpoint);
         }
         let live = endpoint.live.clone();
@@ -112,7 +112,8 @@ impl Engine {
         let Some(spec) = spec else { return Ok(()) };
         // Before there is an interface that could send anything.
         self.refresh_policies().await?;
-        self.networks().connect(sandbox, spec).await?;
+        let made = self.networks().connect(sandbox, spec).await?;
+        self.note_chosen(container, &[made]).await;
         // The first network of the users' own brings the name service.
         self.refresh_names(&record).await;
         Ok(())
@@ -180,6 +181,7 @@ impl Engine {
     fn release_addresses(&self, network: &NetworkRecord, live: Option<&EndpointLive>) {
         for address in live.into_iter().flat_map(addresses) {
             self.network_table().release(&network.id, address.addr());
+            self.unlease(network, address.addr());
         }
     }
 
@@ -194,7 +196,12 @@ impl Engine {
 
     /// Adds an endpoint's addresses to a running container's hosts file, or
     /// takes them out. A failure is no reason to undo the connection.
-    async fn change_hosts(&self, record: &ContainerRecord, live: &EndpointLive, add: bool) {
+    pub(crate) async fn change_hosts(
+        &self,
+        record: &ContainerRecord,
+        live: &EndpointLive,
+        add: bool,
+    ) {
         let path = record.data_dir(&self.config().data_root).join("hosts");
         let name = record.config.hostname.clone().unwrap_or_default();
         let addresses: Vec<String> = addresses(live).map(|a| a.addr().to_string()).collect();

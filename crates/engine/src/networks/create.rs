@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use super::drivers::{self, DriverInput};
 use super::host_routes::{self, HostRoute};
 use super::ipam::{self, Families};
+use super::ipam_plugin::Ipam;
 use super::record::{IpamRecord, NetworkRecord, PREDEFINED};
-use super::{forbidden, options};
+use super::{forbidden, options, plugins};
 use crate::{Engine, EngineError, Result};
 
 impl Engine {
@@ -54,13 +55,21 @@ impl Engine {
         let mut record = self.draft_network(&request).await?;
         record.config_from = config_from;
         crate::fault!("network-create:before-record");
-        let record = table.insert(record).await?;
+        let draft = record.clone();
+        let record = match table.insert(record).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.release_pools(&draft).await;
+                return Err(error);
+            }
+        };
         crate::fault!("network-create:after-record");
         if !record.config_only {
             if let Err(error) = self.networks().create_network(record.spec()).await {
                 if let Err(error) = table.delete(&record).await {
                     tracing::error!(network = %record.name, %error, "the record of a network that could not be made stays");
                 }
+                self.release_pools(&record).await;
                 return Err(error.into());
             }
             crate::fault!("network-create:after-kernel");
@@ -72,51 +81,70 @@ impl Engine {
     /// The record of a network, with everything chosen and checked. The caller
     /// holds `changes`.
     async fn draft_network(&self, request: &NetworkCreateRequest) -> Result<NetworkRecord> {
-        let (id, name) = (NetworkId::random(), request.name.clone());
-        let driver = driver_name(request).to_owned();
-        let options: BTreeMap<String, String> =
-            request.options.clone().unwrap_or_default().into_iter().collect();
+        let ipam_options: BTreeMap<String, String> =
+            request.ipam.iter().flat_map(|i| i.options.clone()).flatten().collect();
+        let ipam = match ipam_driver(request) {
+            Some(driver) => Some(Ipam::find(self, &driver, ipam_options.clone()).await?),
+            None => None,
+        };
+        let (id, driver) = (NetworkId::random(), driver_name(request).to_owned());
         let config_only = request.config_only.unwrap_or(false);
         let mut subnets = ipam::named(request)?;
         let families = ipam::families(request, &subnets)?;
+        let mut config = DriverConfig::None;
         if !config_only {
             let routes = self.blocking(|| Ok(host_routes::host_routes())).await?;
-            self.complete_subnets(&mut subnets, families, &routes)?;
-            ipam::check_networks(&subnets, self.network_table().all().iter().map(|n| &**n))?;
-            if !drivers::shares_lan(&driver) && !options::allows_overlap(&name, &options)? {
-                let own = options.get("com.docker.network.bridge.name");
-                let chosen: Vec<IpamRecord> =
-                    subnets.iter().filter(|s| s.chosen).cloned().collect();
-                ipam::check_routes(&chosen, &routes, own.map_or("", String::as_str))?;
+            if let Some(plugin) = &ipam {
+                subnets = plugin.pools(subnets, families).await?;
+            } else if driver != plugins::CNI {
+                self.complete_subnets(&mut subnets, families, &routes)?;
             }
+            let fitted = self.fit_network(request, &id, &subnets, &routes).await;
+            if let (Some(plugin), Err(_)) = (&ipam, &fitted) {
+                plugin.give_back(&subnets).await;
+            }
+            config = fitted?;
         }
-        let internal = request.internal.unwrap_or(false);
-        let config = if config_only {
-            DriverConfig::None
-        } else {
-            let subnets =
-                subnets.iter().map(|i| Subnet { net: i.subnet, gateway: i.gateway }).collect();
-            let options = options::of_driver(&options);
-            let (id, name) = (&id, name.as_str());
-            let input = DriverInput { driver: &driver, id, name, options, subnets, internal };
-            self.driver_config(input).await?
-        };
         Ok(NetworkRecord {
             id,
-            name,
+            name: request.name.clone(),
             created: Timestamp::now(),
             driver: config,
-            options,
+            options: options_of(request),
             labels: request.labels.clone().unwrap_or_default().into_iter().collect(),
             ipam: subnets,
-            ipam_options: BTreeMap::new(),
-            internal,
+            ipam_options,
+            internal: request.internal.unwrap_or(false),
             attachable: request.attachable.unwrap_or(false),
             ipv4: families.v4,
             ipv6: families.v6,
             config_only,
             config_from: None,
+            ipam_driver: ipam_driver(request),
         })
+    }
+
+    /// The driver's configuration, for subnets that nothing else has.
+    async fn fit_network(
+        &self,
+        request: &NetworkCreateRequest,
+        id: &NetworkId,
+        subnets: &[IpamRecord],
+        routes: &[HostRoute],
+    ) -> Result<DriverConfig> {
+        let (name, driver) = (request.name.as_str(), driver_name(request));
+        let options = options_of(request);
+        ipam::check_networks(subnets, self.network_table().all().iter().map(|n| &**n))?;
+        if !drivers::shares_lan(driver) && !options::allows_overlap(name, &options)? {
+            let own = options.get("com.docker.network.bridge.name");
+            let chosen: Vec<IpamRecord> = subnets.iter().filter(|s| s.chosen).cloned().collect();
+            ipam::check_routes(&chosen, routes, own.map_or("", String::as_str))?;
+        }
+        let subnets =
+            subnets.iter().map(|i| Subnet { net: i.subnet, gateway: i.gateway }).collect();
+        let options = options::of_driver(&options);
+        let internal = request.internal.unwrap_or(false);
+        self.driver_config(DriverInput { driver, id, name, options, subnets, internal }).await
     }
 
     /// Adds a subnet of each family that is asked for and has none.
@@ -168,8 +196,18 @@ fn check_name(name: &str) -> Result<()> {
     name.parse::<NetworkName>().map(|_| ()).map_err(|e| EngineError::Invalid(e.to_string()))
 }
 
+fn options_of(request: &NetworkCreateRequest) -> BTreeMap<String, String> {
+    request.options.clone().unwrap_or_default().into_iter().collect()
+}
+
 fn driver_name(request: &NetworkCreateRequest) -> &str {
     request.driver.as_deref().filter(|d| !d.is_empty()).unwrap_or("bridge")
+}
+
+/// The plugin that shall manage the addresses.
+fn ipam_driver(request: &NetworkCreateRequest) -> Option<String> {
+    let driver = request.ipam.as_ref()?.driver.clone()?;
+    (!matches!(driver.as_str(), "" | "default")).then_some(driver)
 }
 
 fn config_from(request: &NetworkCreateRequest) -> Option<String> {
@@ -186,15 +224,8 @@ fn check_kind(request: &NetworkCreateRequest) -> Result<()> {
         ));
     }
     let ipam = request.ipam.as_ref();
-    let ipam_driver = ipam.and_then(|i| i.driver.as_deref()).unwrap_or_default();
-    if !matches!(ipam_driver, "" | "default") {
-        return Err(EngineError::NotFound(format!(
-            "network {}: could not find IPAM plugin {ipam_driver}: plugin {ipam_driver:?} not \
-             found",
-            request.name
-        )));
-    }
-    if let Some((key, _)) = ipam.and_then(|i| i.options.as_ref()).and_then(|o| o.iter().next()) {
+    let option = ipam.and_then(|i| i.options.as_ref()).and_then(|o| o.iter().next());
+    if let Some((key, _)) = option.filter(|_| ipam_driver(request).is_none()) {
         return Err(EngineError::NotSupported(format!(
             "network {}: IPAM option {key} is not supported by IPAM driver default",
             request.name
@@ -288,7 +319,7 @@ mod tests {
             check_kind(&request(|r| r.ipam = Some(ipam)))
         };
         assert!(with(Some("default"), None).is_ok());
-        assert!(with(Some("dhcp"), None).unwrap_err().to_string().contains("\"dhcp\""));
+        assert!(with(Some("dhcp"), Some("foo")).is_ok(), "a plugin's options are its own");
         assert!(with(None, Some("foo")).unwrap_err().to_string().contains("foo"));
     }
 

@@ -124,7 +124,7 @@ fn one(name: &str, config: &IpamConfig) -> Result<IpamRecord> {
         .flatten()
         .map(|(name, text)| Ok((name.clone(), address("auxiliary address", text)?)))
         .collect();
-    Ok(IpamRecord { subnet, range, gateway, auxiliary: auxiliary?, chosen: true })
+    Ok(IpamRecord { subnet, range, gateway, auxiliary: auxiliary?, chosen: true, pool: None })
 }
 
 /// A subnet that the engine chose, whose first address is the gateway.
@@ -132,7 +132,14 @@ pub(super) fn unnamed(subnet: IpNet) -> Result<IpamRecord> {
     let gateway = first_host(&subnet).ok_or_else(|| {
         EngineError::Invalid(format!("subnet {subnet} has no room for a gateway"))
     })?;
-    Ok(IpamRecord { subnet, range: None, gateway, auxiliary: BTreeMap::new(), chosen: false })
+    Ok(IpamRecord {
+        subnet,
+        range: None,
+        gateway,
+        auxiliary: BTreeMap::new(),
+        chosen: false,
+        pool: None,
+    })
 }
 
 /// Refuses subnets that another network has.

@@ -16,6 +16,8 @@ mod create;
 mod drivers;
 mod host_routes;
 mod ipam;
+mod ipam_plugin;
+pub(crate) mod leases;
 mod options;
 mod plugins;
 mod predefined;
@@ -68,6 +70,7 @@ pub(crate) mod tests {
             ipv6: false,
             config_only: false,
             config_from: None,
+            ipam_driver: None,
         };
         let subnets = record.spec().subnets().to_vec();
         record.ipam = subnets
@@ -78,6 +81,7 @@ pub(crate) mod tests {
                 gateway: s.gateway,
                 auxiliary: BTreeMap::new(),
                 chosen: true,
+                pool: None,
             })
             .collect();
         record

@@ -48,6 +48,7 @@ fn blank(name: &str, driver: DriverConfig, old: &[NetworkRecord]) -> NetworkReco
         ipv6: false,
         config_only: false,
         config_from: None,
+        ipam_driver: None,
     }
 }
 
@@ -96,6 +97,7 @@ async fn default_bridge(
         gateway,
         auxiliary: BTreeMap::new(),
         chosen: config.address.is_some(),
+        pool: None,
     });
     let options = [
         ("com.docker.network.bridge.default_bridge", "true".to_owned()),

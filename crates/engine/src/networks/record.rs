@@ -83,6 +83,9 @@ pub struct NetworkRecord {
     /// The network whose configuration it has (`--config-from`).
     #[serde(default)]
     pub config_from: Option<String>,
+    /// The plugin that manages its addresses; none when that is done here.
+    #[serde(default)]
+    pub ipam_driver: Option<String>,
 }
 
 fn yes() -> bool {
@@ -103,6 +106,9 @@ pub struct IpamRecord {
     /// Whether the user chose the subnet; only then may containers ask for
     /// addresses in it.
     pub chosen: bool,
+    /// What the plugin that manages it calls it.
+    #[serde(default)]
+    pub pool: Option<String>,
 }
 
 #[derive(Serialize)]

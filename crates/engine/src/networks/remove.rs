@@ -60,6 +60,7 @@ impl Engine {
         crate::fault!("network-remove:after-kernel");
         table.delete(network).await?;
         crate::fault!("network-remove:after-record");
+        self.release_pools(network).await;
         self.network_event(network, "destroy");
         Ok(())
     }

@@ -261,6 +261,14 @@ impl NetworkTable {
         }
     }
 
+    /// Whether somebody has an address.
+    #[must_use]
+    pub fn is_taken(&self, network: &NetworkId, address: IpAddr) -> bool {
+        self.entries()
+            .get(network)
+            .is_some_and(|e| e.pools.iter().any(|p| p.used().any(|(used, _)| used == address)))
+    }
+
     /// Gives an address back. Success when nobody had it.
     pub fn release(&self, network: &NetworkId, address: IpAddr) {
         if let Some(entry) = self.entries().get_mut(network) {

@@ -128,7 +128,7 @@ fn shown(network: &NetworkRecord, containers: Map<String, Value>) -> Value {
         "EnableIPv4": network.ipv4,
         "EnableIPv6": network.ipv6,
         "IPAM": {
-            "Driver": "default",
+            "Driver": network.ipam_driver.as_deref().unwrap_or("default"),
             "Options": options,
             "Config": crate::container_view::null_if_empty(&config),
         },

@@ -36,6 +36,8 @@ pub fn engine(settings: &Settings) -> Result<EngineConfig> {
     set(&mut config.network_redirect, settings.network_redirect);
     config.address_pools =
         settings.default_address_pools.iter().map(|t| address_pool(t)).collect::<Result<_>>()?;
+    config.plugin_dirs.clone_from(&settings.plugin_dirs);
+    config.cni_path.clone_from(&settings.cni_paths);
     config.publish_address = parse_option(settings.ip.as_deref(), "ip")?;
     config.dns = settings.dns.iter().map(|t| parse(t, "dns")).collect::<Result<_>>()?;
     config.dns_search.clone_from(&settings.dns_search);

@@ -92,6 +92,12 @@ pub struct Settings {
     /// [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub network_redirect: Option<bool>,
+    /// Where network and IPAM plugins are looked for before Docker's directories (may be repeated)
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Where CNI plugins are looked for before the usual directories (may be repeated)
+    #[arg(long = "cni-path", value_name = "DIR")]
+    pub cni_paths: Vec<PathBuf>,
     /// The host address of published ports that name none [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub ip: Option<String>,
