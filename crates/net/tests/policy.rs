@@ -504,3 +504,46 @@ fn changes_of_addresses_are_changes_of_elements() {
         let _ = (a, C);
     });
 }
+
+#[test]
+fn what_can_not_be_enforced_is_refused() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let bare = lab::network_with(network("bare", "br-bare", "10.50.0.1/24"), |c| {
+            c.inhibit_ipv4 = true;
+        });
+        lab.networks.create_network(bare.clone()).await.unwrap();
+        let subject = Ipv4Addr::new(10, 50, 0, 2);
+        let rules = vec![deny(Direction::Egress, subject)];
+        // Before the container is there, and when it is.
+        lab.networks.set_policies(rules.clone()).await.unwrap();
+        let spec = sandbox(vec![endpoint(&bare.id, "10.50.0.2")], &[]);
+        let refused = lab.networks.join(spec.clone()).await.unwrap_err().to_string();
+        assert!(refused.contains("policy deny on network bare"), "{refused}");
+        lab.networks.set_policies(Vec::new()).await.unwrap();
+        lab.networks.join(spec).await.unwrap();
+        let refused = lab.networks.set_policies(rules).await.unwrap_err().to_string();
+        assert!(refused.contains("policy deny on network bare"), "{refused}");
+        // Another address of its own needs no way by the host.
+        let source = Action::Source("10.99.0.50".parse().unwrap());
+        let rules = vec![rule("own", Direction::Egress, subject, source)];
+        lab.networks.set_policies(rules).await.unwrap();
+    });
+}
+
+#[test]
+fn a_table_that_somebody_removes_is_restored_at_once() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let (a, _b) = pair(&lab).await;
+        lab.networks.set_policies(vec![deny(Direction::Egress, A)]).await.unwrap();
+        lab.networks.watch().await.unwrap();
+        let mut repairs = lab.networks.repairs();
+        for family in ["inet", "bridge"] {
+            sh(&format!("nft delete table {family} sampan-policy"));
+            let repair = tokio::time::timeout(Duration::from_secs(5), repairs.recv()).await;
+            assert!(repair.is_ok(), "{family}");
+            assert!(!reached(&a, B, 80), "{family}");
+        }
+    });
+}

@@ -6,6 +6,7 @@
 //!   what is not its own.
 //! - Each call is one transaction: all of it, or nothing.
 
+mod forwards;
 mod nft;
 #[cfg(test)]
 mod noop;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sampan_types::NetworkId;
 
+pub use forwards::Forwards;
 pub(crate) use nft::NftFirewall;
 #[cfg(test)]
 pub(crate) use noop::NoFirewall;
@@ -81,7 +83,7 @@ pub struct Policy {
     /// The networks.
     pub networks: Vec<NetworkRules>,
     /// The published ports.
-    pub forwards: Vec<Forward>,
+    pub forwards: Forwards,
 }
 
 /// Policies, with what is known of the containers that they are about.
@@ -114,6 +116,8 @@ pub struct Guard {
 pub struct PolicyOutcome {
     /// Whether the kernel had anything else.
     pub different: bool,
+    /// Whether sets of names were made anew, and are empty.
+    pub emptied: bool,
     /// The sets that the name service has to fill.
     pub names: Vec<NameSet>,
 }
@@ -180,10 +184,10 @@ pub trait Firewall: Send + Sync {
     fn remove_network<'a>(&'a self, network: &'a NetworkId) -> BoxFuture<'a, Result<(), NetError>>;
 
     /// Publishes ports.
-    fn add_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+    fn add_forwards(&self, forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>>;
 
     /// Takes published ports back.
-    fn remove_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>>;
+    fn remove_forwards(&self, forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>>;
 
     /// Who can reach published ports, in their order.
     fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>>;

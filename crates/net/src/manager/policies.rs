@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sampan_sys::sysctl;
 use sampan_types::{EndpointId, SandboxId};
 
 use super::{Inner, Networks, Repairs, Sandbox, State};
@@ -39,10 +40,14 @@ impl Policies {
         &self.rules
     }
 
-    fn set(&mut self, rules: Vec<PolicyRule>) {
+    /// Says which addresses came under policy, or are no longer.
+    fn set(&mut self, rules: Vec<PolicyRule>) -> HashSet<IpAddr> {
         let judged = rules.iter().filter(|r| r.is_verdict());
-        self.subjects = judged.flat_map(|r| r.subjects.iter().copied()).collect();
+        let subjects: HashSet<IpAddr> = judged.flat_map(|r| r.subjects.iter().copied()).collect();
+        let changed = subjects.symmetric_difference(&self.subjects).copied().collect();
+        self.subjects = subjects;
         self.rules = rules;
+        changed
     }
 }
 
@@ -58,9 +63,16 @@ impl Networks {
         self.check_policies(&rules)?;
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.state().policies.set(rules);
+            let changed = {
+                let mut state = inner.state();
+                let changed = state.policies.set(rules);
+                let mut endpoints = state.sandboxes.values().flat_map(|j| &j.spec.endpoints);
+                endpoints.any(|e| e.addresses.iter().any(|a| changed.contains(a)))
+            };
             inner.apply_policies(false).await?;
-            inner.straighten_again().await;
+            if changed {
+                inner.straighten_again().await;
+            }
             Ok(())
         })
         .await
@@ -79,6 +91,17 @@ impl Networks {
     /// # Errors
     /// [`NetError::NotSupported`], naming rule and network.
     pub fn check_policies(&self, rules: &[PolicyRule]) -> Result<(), NetError> {
+        const FORWARDING: &str = "net.ipv4.ip_forward";
+        let routes = || self.inner.ip_forward || sysctl::read(FORWARDING).is_ok_and(|v| v != "0");
+        if let Some(rule) = rules.iter().find(|r| r.is_verdict()).filter(|_| !routes()) {
+            return Err(NetError::NotSupported {
+                what: format!(
+                    "policy {} on a host that forwards no packets: containers under policy reach \
+                     each other by the host (set {FORWARDING}, or leave --ip-forward=false out)",
+                    rule.name
+                ),
+            });
+        }
         let state = self.inner.state();
         let endpoints = state.sandboxes.values().flat_map(|j| &j.spec.endpoints);
         for endpoint in endpoints {
@@ -111,20 +134,28 @@ fn check(
     endpoint: &EndpointSpec,
     network: &NetworkSpec,
 ) -> Result<(), NetError> {
-    if matches!(network.driver, DriverConfig::Bridge(_)) {
-        return Ok(());
-    }
-    let about = |r: &&PolicyRule| endpoint.addresses.iter().any(|a| r.subjects.contains(a));
-    match rules.iter().find(about) {
-        None => Ok(()),
-        Some(rule) => Err(NetError::NotSupported {
-            what: format!(
-                "policy {} on network {}, whose packets do not pass the host's firewall \
-                 (policies work on bridge networks; name one in the policy to limit it)",
-                rule.name, network.name
-            ),
-        }),
-    }
+    let DriverConfig::Bridge(config) = &network.driver else {
+        let about = |r: &&PolicyRule| endpoint.addresses.iter().any(|a| r.subjects.contains(a));
+        return rules.iter().find(about).map_or(Ok(()), |rule| {
+            refuse(rule, network, "whose packets do not pass the host's firewall")
+        });
+    };
+    // Neighbours under policy reach each other by the host.
+    let routed = |a: &IpAddr| config.gateways().any(|g| g.contains(a));
+    let about = |r: &&PolicyRule| {
+        r.is_verdict() && endpoint.addresses.iter().any(|a| !routed(a) && r.subjects.contains(a))
+    };
+    rules.iter().find(about).map_or(Ok(()), |rule| {
+        refuse(rule, network, "on which the host has no address to hand packets on by")
+    })
+}
+
+fn refuse(rule: &PolicyRule, network: &NetworkSpec, why: &str) -> Result<(), NetError> {
+    let what = format!(
+        "policy {} on network {}, {why} (to limit the policy to other networks, name one in it)",
+        rule.name, network.name
+    );
+    Err(NetError::NotSupported { what })
 }
 
 impl Inner {
@@ -233,11 +264,20 @@ impl Inner {
         let _turn = self.policy_turn.lock().await;
         let set = policy_set(&self.state());
         let outcome = self.firewall.set_policies(set, compare).await?;
-        if self.state().policies.filled != outcome.names {
+        let known = self.state().policies.filled == outcome.names;
+        if !known || outcome.emptied {
+            // Sets that were made anew are filled with what is remembered.
             self.names.fill(outcome.names.clone()).await?;
             self.state().policies.filled = outcome.names;
         }
         Ok(())
+    }
+
+    /// After the firewall was restored: the addresses of names are put into its
+    /// sets again.
+    pub(super) async fn refill_names(&self) -> Result<(), NetError> {
+        let filled = self.state().policies.filled.clone();
+        if filled.is_empty() { Ok(()) } else { self.names.fill(filled).await }
     }
 
     /// After policies changed, other endpoints may reach each other past their

@@ -148,6 +148,9 @@ impl Inner {
             Ok(true) => {
                 let what = "rules and published ports";
                 repairs.restored.push(Repair::of(RepairKind::Firewall, what));
+                if let Err(e) = self.refill_names().await {
+                    repairs.failed.push(e.to_string());
+                }
             }
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),

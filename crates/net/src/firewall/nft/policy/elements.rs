@@ -1,5 +1,6 @@
 //! Addresses and ports as elements of sets.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -101,20 +102,23 @@ pub(super) fn difference(
             // Others fill these.
             SetKeeps::Timeouts => Vec::new(),
             SetKeeps::Keys => {
-                let other: std::collections::HashSet<&[u8]> = other
-                    .iter()
-                    .filter(|e| of.iter().any(|o| o == *e))
-                    .map(|e| e.key.as_slice())
-                    .collect();
-                of.iter().filter(|e| !other.contains(e.key.as_slice())).cloned().collect()
+                let other: HashMap<&[u8], &Element> =
+                    other.iter().map(|e| (e.key.as_slice(), e)).collect();
+                let same = |e: &&Element| other.get(e.key.as_slice()) == Some(e);
+                of.iter().filter(|e| !same(e)).cloned().collect()
             }
             SetKeeps::Ranges => {
-                let other = pairs(other);
-                pairs(of).into_iter().filter(|p| !other.contains(p)).flatten().cloned().collect()
+                let other: HashSet<Vec<&[u8]>> = pairs(other).into_iter().map(keys).collect();
+                let pairs = pairs(of).into_iter();
+                pairs.filter(|p| !other.contains(&keys(p))).flatten().cloned().collect()
             }
         }
     };
     (only(old, new), only(new, old))
+}
+
+fn keys(elements: &[Element]) -> Vec<&[u8]> {
+    elements.iter().map(|e| e.key.as_slice()).collect()
 }
 
 /// The elements of each range.
@@ -130,7 +134,7 @@ mod tests {
         list.iter().map(|n| n.parse().unwrap()).collect()
     }
 
-    fn keys(elements: &[Element]) -> Vec<(u8, bool)> {
+    fn ends(elements: &[Element]) -> Vec<(u8, bool)> {
         let end = |e: &Element| e.value == ElementValue::RangeEnd;
         elements.iter().map(|e| (*e.key.last().unwrap(), end(e))).collect()
     }
@@ -139,7 +143,7 @@ mod tests {
     fn ranges_that_meet_become_one() {
         let all = nets(&["10.0.0.8/32", "10.0.0.0/29", "10.0.0.4/31", "10.0.0.20/30", "fd00::/64"]);
         let four = net_ranges(all.iter(), true);
-        assert_eq!(keys(&four), [(0, false), (9, true), (20, false), (24, true)]);
+        assert_eq!(ends(&four), [(0, false), (9, true), (20, false), (24, true)]);
         let six = net_ranges(all.iter(), false);
         assert_eq!(six.len(), 2);
         assert_eq!(six[0].key.len(), 16);
@@ -150,7 +154,7 @@ mod tests {
         let all = nets(&["0.0.0.0/0", "::/0"]);
         assert_eq!(net_ranges(all.iter(), true), [plain(vec![0; 4])]);
         assert_eq!(net_ranges(all.iter(), false), [plain(vec![0; 16])]);
-        assert_eq!(keys(&port_ranges([80..=80, 81..=90].iter())), [(80, false), (91, true)]);
+        assert_eq!(ends(&port_ranges([80..=80, 81..=90].iter())), [(80, false), (91, true)]);
         assert_eq!(port_ranges([1..=65535].iter()).len(), 1);
     }
 
@@ -159,8 +163,8 @@ mod tests {
         let old = net_ranges(nets(&["10.0.0.0/31", "10.0.0.8/31"]).iter(), true);
         let new = net_ranges(nets(&["10.0.0.0/30", "10.0.0.8/31"]).iter(), true);
         let (gone, added) = difference(SetKeeps::Ranges, &old, &new);
-        assert_eq!(keys(&gone), [(0, false), (2, true)]);
-        assert_eq!(keys(&added), [(0, false), (4, true)]);
+        assert_eq!(ends(&gone), [(0, false), (2, true)]);
+        assert_eq!(ends(&added), [(0, false), (4, true)]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl PolicyTables {
         let (table, known) = (self.table.clone(), Arc::clone(&self.known));
         let told = Arc::clone(&self.told);
         let names = name_sets(&self.table, &set.rules);
-        let different = self
+        let (different, emptied) = self
             .worker
             .run(move |kernel| {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ impl PolicyTables {
             })
             .await?
             .map_err(NetError::kernel("set the network policies"))?;
-        Ok(PolicyOutcome { different, names })
+        Ok(PolicyOutcome { different, emptied: emptied && !names.is_empty(), names })
     }
 
     /// Compares the kernel with what was told last, and restores what differs.
@@ -124,7 +124,7 @@ impl PolicyTables {
                 let told = told.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(set) = &*told else { return Ok(false) };
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                carry_out(kernel, &table, &mut known, set, true)
+                carry_out(kernel, &table, &mut known, set, true).map(|(different, _)| different)
             })
             .await?
             .map_err(NetError::kernel("restore the network policies"))
@@ -169,13 +169,15 @@ fn name_sets(table: &str, rules: &[PolicyRule]) -> Vec<NameSet> {
     names.into_iter().map(set).collect()
 }
 
+/// Says whether the kernel had anything else, and whether it had no table at
+/// all.
 fn carry_out(
     kernel: &mut Kernel,
     table: &str,
     known: &mut Known,
     set: &PolicySet,
     compare: bool,
-) -> Result<bool, NetlinkError> {
+) -> Result<(bool, bool), NetlinkError> {
     let mut hardware = HashMap::new();
     for guard in &set.guards {
         if !hardware.contains_key(&guard.bridge)
@@ -189,14 +191,14 @@ fn carry_out(
     let nft = &mut kernel.nft;
     if !compare {
         match (&*known, &wanted) {
-            (Known::Absent, None) => return Ok(false),
-            (Known::Present(old), Some(new)) if old == new => return Ok(false),
+            (Known::Absent, None) => return Ok((false, false)),
+            (Known::Present(old), Some(new)) if old == new => return Ok((false, false)),
             (Known::Present(old), Some(new)) => {
                 if let Some(batch) = difference(table, old, new)
                     && nft.commit(batch).is_ok()
                 {
                     *known = Known::Present(new.clone());
-                    return Ok(true);
+                    return Ok((true, false));
                 }
             }
             _ => {}
@@ -216,7 +218,7 @@ fn carry_out(
         replace(nft, table, &found, wanted.as_ref())?;
     }
     *known = wanted.map_or(Known::Absent, Known::Present);
-    Ok(different)
+    Ok((different, found.0.is_none()))
 }
 
 type Found = (Option<Ruleset>, Option<Ruleset>);
