@@ -8,12 +8,12 @@
 //! - An address may be somebody else's soon. [`StaleFlows::addresses`] have
 //!   to be forgotten before they are given out again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use sampan_sys::conntrack::Flow;
 
-use crate::firewall::Forward;
+use crate::firewall::{Forward, Forwards};
 use crate::ports::Protocol;
 
 /// What has to be forgotten.
@@ -21,24 +21,20 @@ use crate::ports::Protocol;
 pub(crate) struct StaleFlows {
     /// Addresses that are out of use.
     addresses: HashSet<IpAddr>,
-    /// By protocol and port that flows went to.
-    ports: HashMap<(u8, u16), Vec<Stale>>,
-}
-
-/// Flows through one port.
-#[derive(Debug, Clone, Copy)]
-struct Stale {
-    /// The host's address; none for a container that is reached by its own.
-    host_ip: Option<IpAddr>,
-    /// The container.
-    target: SocketAddr,
-    /// Whether flows to the target are meant, or flows to anybody else.
-    to_target: bool,
+    /// Ports that lead nowhere any more.
+    removed: Forwards,
+    /// Ports that lead to a container now, of protocols with datagrams.
+    added: Forwards,
 }
 
 impl StaleFlows {
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.ports.is_empty()
+        self.addresses.is_empty() && self.removed.is_empty() && self.added.is_empty()
+    }
+
+    /// How many ports are concerned.
+    pub fn ports(&self) -> usize {
+        self.removed.len() + self.added.len()
     }
 
     /// Flows that an address had part in.
@@ -52,31 +48,20 @@ impl StaleFlows {
     }
 
     /// Flows through ports that lead nowhere any more.
-    pub fn removed<'a>(&mut self, forwards: impl Iterator<Item = &'a Forward>) {
-        forwards.for_each(|f| self.port(f, true));
+    pub fn removed(&mut self, forwards: Forwards) {
+        self.removed.extend(forwards);
     }
 
     /// Flows that went elsewhere by ports that lead to a container now.
-    pub fn added<'a>(&mut self, forwards: impl Iterator<Item = &'a Forward>) {
-        let datagrams = |f: &&Forward| f.protocol != Protocol::Tcp && !f.routed;
-        forwards.filter(datagrams).for_each(|f| self.port(f, false));
-    }
-
-    fn port(&mut self, forward: &Forward, to_target: bool) {
-        let (host_ip, port) = match forward.routed {
-            true => (None, forward.target.port()),
-            false => (Some(forward.host_ip), forward.host_port),
-        };
-        let stale = Stale { host_ip, target: forward.target, to_target };
-        self.ports.entry((forward.protocol.number(), port)).or_default().push(stale);
+    pub fn added(&mut self, forwards: &Forwards) {
+        self.added.extend(forwards.iter().filter(|f| f.protocol != Protocol::Tcp && !f.routed));
     }
 
     /// Adds what `other` has.
     pub fn merge(&mut self, other: Self) {
         self.addresses.extend(other.addresses);
-        for (port, stale) in other.ports {
-            self.ports.entry(port).or_default().extend(stale);
-        }
+        self.removed.extend(other.removed);
+        self.added.extend(other.added);
     }
 
     /// Whether a flow has to be forgotten. `local` says which addresses are
@@ -88,19 +73,24 @@ impl StaleFlows {
         {
             return true;
         }
-        let through = |stale: &Stale| match stale.host_ip {
-            None => sent_to == stale.target,
-            Some(ip) if ip.is_unspecified() => {
-                ip.is_ipv4() == sent_to.is_ipv4()
-                    && (local.contains(&sent_to.ip()) || sent_to.ip().is_loopback())
-            }
-            Some(ip) => ip == sent_to.ip(),
+        let Some(protocol) = Protocol::of_number(flow.protocol) else { return false };
+        let through = |f: &Forward| {
+            f.host_ip == sent_to.ip()
+                || (f.host_ip.is_unspecified()
+                    && f.host_ip.is_ipv4() == sent_to.is_ipv4()
+                    && (local.contains(&sent_to.ip()) || sent_to.ip().is_loopback()))
         };
-        let ports = self.ports.get(&(flow.protocol, sent_to.port()));
-        ports
-            .into_iter()
-            .flatten()
-            .any(|stale| through(stale) && (answered_by == stale.target) == stale.to_target)
+        let port = sent_to.port();
+        let mut removed = self.removed.by_port(protocol, port).filter(|f| !f.routed);
+        let mut added = self.added.by_port(protocol, port);
+        removed.any(|f| answered_by == f.target && through(&f))
+            || added.any(|f| answered_by != f.target && through(&f))
+            || (answered_by == sent_to && self.was_routed(protocol, sent_to))
+    }
+
+    /// Whether a container was reached there by its own address.
+    fn was_routed(&self, protocol: Protocol, sent_to: SocketAddr) -> bool {
+        self.removed.by_port(protocol, 0).any(|f| f.routed && f.target == sent_to)
     }
 }
 
@@ -137,7 +127,8 @@ mod tests {
     fn only_what_a_port_led_to_is_forgotten() {
         let local = HashSet::from(["10.9.0.1".parse().unwrap()]);
         let mut stale = StaleFlows::default();
-        stale.removed([forward(Protocol::Tcp, "0.0.0.0:80", "172.17.0.2:8080")].iter());
+        let gone = forward(Protocol::Tcp, "0.0.0.0:80", "172.17.0.2:8080");
+        stale.removed(Forwards::from_iter([gone]));
         let has = |f: &Flow| stale.contains(f, &local);
         assert!(has(&flow(Protocol::Tcp, CLIENT, "10.9.0.1:80", "172.17.0.2:8080")));
         assert!(has(&flow(Protocol::Tcp, "127.0.0.1:9", "127.0.0.1:80", "172.17.0.2:8080")));
@@ -152,7 +143,7 @@ mod tests {
         let local = HashSet::from(["10.9.0.1".parse().unwrap()]);
         let mut stale = StaleFlows::default();
         let added = |p| forward(p, "10.9.0.1:53", "172.17.0.3:53");
-        stale.added([added(Protocol::Udp), added(Protocol::Tcp)].iter());
+        stale.added(&Forwards::from_iter([added(Protocol::Udp), added(Protocol::Tcp)]));
         let has = |f: &Flow| stale.contains(f, &local);
         assert!(has(&flow(Protocol::Udp, CLIENT, "10.9.0.1:53", "172.17.0.2:53")));
         assert!(has(&flow(Protocol::Udp, CLIENT, "10.9.0.1:53", "10.9.0.1:53")));

@@ -104,6 +104,10 @@ enum Chore {
     Report(oneshot::Sender<()>),
 }
 
+/// From how many ports on a change leaves so much memory behind that the
+/// system gets it back at once.
+const MANY_PORTS: usize = 1000;
+
 /// Addresses out of use, and how many chores about each are not done.
 type Leaving = HashMap<IpAddr, usize>;
 
@@ -213,6 +217,9 @@ fn reap(queue: Receiver<Chore>, mut route: Route, group: u32, leaving: &Mutex<Le
             tracing::warn!(error = %e, "failed to forget flows of what is gone");
         }
         left(leaving, &addresses);
+        if stale.ports() > MANY_PORTS {
+            sampan_sys::process::trim_memory();
+        }
         if links && let Err(e) = route.run(vec![delete_group(group).absent_ok()]) {
             tracing::warn!(error = %e, "failed to remove links that are out of use");
         }

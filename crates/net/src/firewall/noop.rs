@@ -3,7 +3,10 @@
 
 use sampan_types::NetworkId;
 
-use super::{BoxFuture, Exposure, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet};
+use super::{
+    BoxFuture, Exposure, Firewall, Forward, Forwards, NetworkRules, Policy, PolicyOutcome,
+    PolicySet,
+};
 use crate::error::NetError;
 use crate::policy::PolicyCount;
 
@@ -39,11 +42,11 @@ impl Firewall for NoFirewall {
         Box::pin(async { Ok(()) })
     }
 
-    fn add_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+    fn add_forwards(&self, _forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
 
-    fn remove_forwards(&self, _forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+    fn remove_forwards(&self, _forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
 

@@ -39,7 +39,7 @@ impl Inner {
             let joined = joined.ok_or_else(|| NetError::NoSandbox(sandbox.clone()))?;
             let ports = joined.spec.ports.clone();
             let ways: HashMap<Key, Forward> =
-                joined.forwards.iter().map(|f| (key_of(f), f.clone())).collect();
+                joined.forwards.iter().map(|f| (key_of(&f), f)).collect();
             (ports, ways)
         };
         let way = |port: &PublishedPort| {

@@ -10,9 +10,9 @@
 //! - `join`, `leave` and the like run side by side; `reconcile` and changes of
 //!   networks run alone, since they look at everything.
 
+mod exposure;
 mod limits;
 mod names;
-mod exposure;
 mod plan;
 mod policies;
 mod reconcile;
@@ -34,7 +34,7 @@ use tokio::sync::{Notify, RwLock, broadcast};
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
 use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
 use crate::error::NetError;
-use crate::firewall::{Firewall, Forward, NftFirewall};
+use crate::firewall::{Firewall, Forwards, NftFirewall};
 use crate::names::NameService;
 use crate::ports::PublishedPort;
 use crate::redirect::Redirect;
@@ -137,7 +137,7 @@ pub(crate) struct State {
 pub(crate) struct Joined {
     pub(crate) spec: SandboxSpec,
     pub(crate) sandbox: Sandbox,
-    pub(crate) forwards: Vec<Forward>,
+    pub(crate) forwards: Forwards,
 }
 
 impl Networks {

@@ -13,7 +13,7 @@ use crate::config::{
     check_interface_name,
 };
 use crate::error::NetError;
-use crate::firewall::{Forward, NetworkRules};
+use crate::firewall::{Forward, Forwards, NetworkRules};
 use crate::names::{EndpointNames, SandboxNames};
 use crate::ports::PublishedPort;
 use crate::shape;
@@ -258,22 +258,13 @@ pub(super) fn on_host(networks: &[Arc<NetworkSpec>]) -> bool {
     networks.iter().any(|n| n.driver == DriverConfig::Host)
 }
 
-/// What is only in `before`, and what is only in `after`.
-pub(super) fn difference(before: &[Forward], after: &[Forward]) -> (Vec<Forward>, Vec<Forward>) {
-    let only = |of: &[Forward], other: &[Forward]| {
-        let other: HashSet<&Forward> = other.iter().collect();
-        of.iter().filter(|f| !other.contains(f)).cloned().collect()
-    };
-    (only(before, after), only(after, before))
-}
-
 /// The ways of a sandbox's published ports: to the attachment that has the
 /// default route of the family among those that the host reaches. Without one
 /// they lead nowhere.
 pub(super) fn forwards(
     spec: &SandboxSpec,
     attachments: &[(Arc<NetworkSpec>, Attachment)],
-) -> Vec<Forward> {
+) -> Forwards {
     let mut ways: Vec<(i64, &NetworkSpec, &Attachment)> = attachments
         .iter()
         .filter(|(network, _)| leads_out(network) && host_reaches(network))

@@ -10,7 +10,7 @@ use super::{Inner, Joined, Repairs, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::driver::{AttachRequest, Namespace, Observed};
 use crate::error::NetError;
-use crate::firewall::Policy;
+use crate::firewall::{Forwards, Policy};
 
 impl Inner {
     pub(super) async fn reconcile(&self, desired: Vec<SandboxSpec>) -> Result<Repairs, NetError> {
@@ -102,7 +102,7 @@ impl Inner {
         if on_host {
             let attachments = spec.endpoints.iter().map(Attachment::blank).collect();
             let sandbox = Sandbox { netns: None, attachments };
-            return Some(Joined { spec, sandbox, forwards: Vec::new() });
+            return Some(Joined { spec, sandbox, forwards: Forwards::default() });
         }
         let namespace = match Namespace::open(&path) {
             Ok(namespace) => Arc::new(namespace),
@@ -147,14 +147,25 @@ impl Inner {
                 .cloned();
             let request = AttachRequest {
                 sandbox: sandbox.clone(),
-                endpoint,
+                endpoint: endpoint.clone(),
                 network: Arc::clone(&network),
                 namespace: Arc::clone(namespace),
                 interface,
             };
             match self.driver(&network).restore(request, found).await {
                 Ok((attachment, missing)) => {
-                    if missing {
+                    let limited = self.complete_restored(
+                        namespace,
+                        &network,
+                        &endpoint,
+                        &attachment,
+                        missing,
+                    );
+                    let limited = limited.await.unwrap_or_else(|e| {
+                        repairs.failed.push(e.to_string());
+                        false
+                    });
+                    if limited || missing {
                         let (short, name) = (sandbox.short(), &network.name);
                         let what = format!("endpoint of sandbox {short} on network {name}");
                         repairs.restored.push(Repair::endpoint(sandbox, Some(&network.id), what));

@@ -79,7 +79,10 @@ impl Inner {
                 interface: Some(interface),
             };
             let attachment = self.attach(network, request).await?;
-            attached.push((Arc::clone(network), attachment));
+            attached.push((Arc::clone(network), attachment.clone()));
+            if !endpoint.rate.is_none() {
+                self.limit_endpoint(&namespace, network, endpoint, &attachment).await?;
+            }
         }
         self.route_sandbox(&namespace, spec, attached, None).await?;
         let mut sysctls: Vec<_> = spec.sysctls.clone().into_iter().collect();
@@ -235,7 +238,10 @@ impl Inner {
         after: Joined,
         all: &[Attached],
     ) -> Result<(), NetError> {
-        if let Some((_, attachment)) = all.last() {
+        if let Some((network, attachment)) = all.last() {
+            if !endpoint.rate.is_none() {
+                self.limit_endpoint(namespace, network, endpoint, attachment).await?;
+            }
             let sysctls = plan::interface_sysctls(endpoint, attachment).collect();
             set_sysctls(namespace, sysctls).await?;
         }
@@ -305,9 +311,8 @@ impl Inner {
     /// records the sandbox.
     async fn repoint(&self, mut joined: Joined, attached: &[Attached]) -> Result<(), NetError> {
         let wanted = plan::forwards(&joined.spec, attached);
-        let (gone, new) = plan::difference(&joined.forwards, &wanted);
-        self.firewall.remove_forwards(gone).await?;
-        self.firewall.add_forwards(new).await?;
+        self.firewall.remove_forwards(joined.forwards.without(&wanted)).await?;
+        self.firewall.add_forwards(wanted.without(&joined.forwards)).await?;
         joined.forwards = wanted;
         self.tell_names(&joined).await?;
         self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
@@ -323,7 +328,7 @@ pub(super) fn attached(state: &super::State, joined: &Joined) -> Vec<Attached> {
 }
 
 /// Kernel parameters are of the namespace of the thread that writes them.
-async fn set_sysctls(
+pub(super) async fn set_sysctls(
     namespace: &Arc<Namespace>,
     sysctls: Vec<(String, String)>,
 ) -> Result<(), NetError> {

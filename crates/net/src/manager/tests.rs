@@ -180,6 +180,7 @@ async fn ports_lead_to_the_first_network_that_leads_out() {
     };
     let forwards = plan::forwards(&spec, &attached(&[&inner, &red]));
     assert_eq!(forwards.len(), 1);
-    assert_eq!(forwards[0].target, SocketAddr::from((Ipv4Addr::new(10, 1, 0, 2), 80)));
-    assert_eq!(plan::forwards(&spec, &attached(&[&inner])), []);
+    let target = forwards.iter().next().map(|f| f.target);
+    assert_eq!(target, Some(SocketAddr::from((Ipv4Addr::new(10, 1, 0, 2), 80))));
+    assert!(plan::forwards(&spec, &attached(&[&inner])).is_empty());
 }

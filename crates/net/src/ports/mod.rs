@@ -46,6 +46,12 @@ impl Protocol {
             Self::Sctp => 132,
         }
     }
+
+    /// The protocol with a number.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|p| p.number() == number)
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -15,9 +15,11 @@ use sampan_sys::nft::{
 };
 
 use super::rules::{FAMILIES, When, destination, family_of, octets};
-use crate::firewall::Forward;
+use crate::firewall::{Forward, Forwards};
 use crate::ports::Protocol;
 
+/// Elements of one message.
+const CHUNK: usize = 256;
 /// The chain that looks into the maps.
 pub(super) const PUBLISHED: &str = "published";
 
@@ -86,13 +88,9 @@ impl Gate {
     }
 
     /// The set's elements.
-    pub fn elements<'a>(self, forwards: impl Iterator<Item = &'a Forward>) -> Vec<Element> {
-        let mut elements = elements(self.kind, self.family, forwards);
-        for element in &mut elements {
-            element.value = ElementValue::None;
-            element.comment.clear();
-        }
-        elements
+    pub fn elements(self, forwards: &Forwards) -> impl Iterator<Item = Element> + '_ {
+        let plain = |e: Element| Element { value: ElementValue::None, comment: String::new(), ..e };
+        elements(self.kind, self.family, forwards).map(plain)
     }
 }
 
@@ -104,13 +102,10 @@ pub(super) fn when_listed(gate: Gate) -> When {
 }
 
 /// Adds the maps with `forwards` in them, and the rules that look into them.
-pub(super) fn add_to<'a>(
-    ruleset: &mut Ruleset,
-    forwards: impl Iterator<Item = &'a Forward> + Clone,
-) {
+pub(super) fn add_to(ruleset: &mut Ruleset, forwards: &Forwards) {
     for (kind, family) in tables() {
         let mut set = empty(kind, family);
-        set.elements = elements(kind, family, forwards.clone());
+        set.elements = elements(kind, family, forwards).collect();
         ruleset.sets.push(set);
         ruleset.rules.extend(lookup(kind, family));
     }
@@ -167,41 +162,43 @@ pub(super) fn when_routed(family: Family) -> When {
 }
 
 /// The changes that publish ports.
-pub(super) fn add<'a>(
-    batch: &mut Batch,
-    table: &str,
-    forwards: impl Iterator<Item = &'a Forward> + Clone,
-) {
+pub(super) fn add(batch: &mut Batch, table: &str, forwards: &Forwards) {
     for (kind, family) in tables() {
-        let elements = elements(kind, family, forwards.clone());
-        batch.add_elements(table, kind.name(family), &elements);
+        let name = kind.name(family);
+        by_chunks(elements(kind, family, forwards), |chunk| {
+            batch.add_elements(table, name, chunk);
+        });
     }
 }
 
 /// The changes that take published ports back.
-pub(super) fn remove<'a>(
-    batch: &mut Batch,
-    table: &str,
-    forwards: impl Iterator<Item = &'a Forward> + Clone,
-) {
+pub(super) fn remove(batch: &mut Batch, table: &str, forwards: &Forwards) {
     for (kind, family) in tables() {
-        let elements = elements(kind, family, forwards.clone());
-        batch.delete_elements(table, kind.name(family), &elements);
+        let name = kind.name(family);
+        by_chunks(elements(kind, family, forwards), |chunk| {
+            batch.delete_elements(table, name, chunk);
+        });
+    }
+}
+
+/// Hands elements on as many at a time as fit into a message: all of them at
+/// once would take much memory.
+pub(super) fn by_chunks(elements: impl Iterator<Item = Element>, mut each: impl FnMut(&[Element])) {
+    let mut elements = elements.peekable();
+    while elements.peek().is_some() {
+        let chunk: Vec<Element> = elements.by_ref().take(CHUNK).collect();
+        each(&chunk);
     }
 }
 
 /// The elements of one of the maps. A port of one family can't lead to an
 /// address of the other: it has none.
-fn elements<'a>(
-    kind: Kind,
-    family: Family,
-    forwards: impl Iterator<Item = &'a Forward>,
-) -> Vec<Element> {
+fn elements(kind: Kind, family: Family, forwards: &Forwards) -> impl Iterator<Item = Element> + '_ {
     forwards
-        .filter(|f| family_of(f.target.ip()) == family && Kind::of(f) == kind)
-        .filter(|f| f.routed || family_of(f.host_ip) == family)
-        .map(|f| element(kind, f))
-        .collect()
+        .iter()
+        .filter(move |f| family_of(f.target.ip()) == family && Kind::of(f) == kind)
+        .filter(move |f| f.routed || family_of(f.host_ip) == family)
+        .map(move |f| element(kind, &f))
 }
 
 fn element(kind: Kind, forward: &Forward) -> Element {
@@ -232,7 +229,7 @@ fn port_word(port: u16) -> [u8; 4] {
 }
 
 /// The published ports in the maps and sets of a table.
-pub(super) fn read(found: &Ruleset) -> Vec<Forward> {
+pub(super) fn read(found: &Ruleset) -> Forwards {
     let of_set = |set: &Set| {
         let (kind, family) = tables().find(|(kind, family)| kind.name(*family) == set.name)?;
         Some(set.elements.iter().filter_map(|e| forward(kind, family, e)).collect::<Vec<_>>())
@@ -246,9 +243,7 @@ fn forward(kind: Kind, family: Family, element: &Element) -> Option<Forward> {
         Family::Ipv6 => (16, Ipv6Addr::UNSPECIFIED.into()),
         _ => (4, Ipv4Addr::UNSPECIFIED.into()),
     };
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|p| Some(&p.number()) == element.key.first())?;
+    let protocol = Protocol::of_number(*element.key.first()?)?;
     let rest = element.key.get(4..)?;
     let (host_ip, host_port) = match kind {
         Kind::AllAddresses => (any, port(rest)?),
@@ -298,14 +293,15 @@ mod tests {
 
     #[test]
     fn keys_are_as_the_kernel_has_them() {
-        let one = [single("10.0.0.1", "172.17.0.2:5353")];
-        let all = [single("::", "[fd00::2]:5353")];
-        let of_one = elements(Kind::OneAddress, Family::Ipv4, one.iter());
+        let one = Forwards::from_iter([single("10.0.0.1", "172.17.0.2:5353")]);
+        let all = Forwards::from_iter([single("::", "[fd00::2]:5353")]);
+        let elements = |kind, family, f| elements(kind, family, f).collect::<Vec<_>>();
+        let of_one = elements(Kind::OneAddress, Family::Ipv4, &one);
         assert_eq!(of_one[0].key, [17, 0, 0, 0, 10, 0, 0, 1, 0, 53, 0, 0]);
-        let of_all = elements(Kind::AllAddresses, Family::Ipv6, all.iter());
+        let of_all = elements(Kind::AllAddresses, Family::Ipv6, &all);
         assert_eq!(of_all[0].key, [17, 0, 0, 0, 0, 53, 0, 0]);
-        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, one.iter()).len(), 0);
-        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, all.iter()).len(), 0);
+        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, &one).len(), 0);
+        assert_eq!(elements(Kind::AllAddresses, Family::Ipv4, &all).len(), 0);
     }
 
     #[test]
@@ -316,21 +312,17 @@ mod tests {
             host_port: 0,
             ..single("::", target)
         };
-        let mut forwards = vec![
+        let forwards = Forwards::from_iter([
             single("10.0.0.1", "172.17.0.2:5353"),
             single("0.0.0.0", "172.17.0.2:5353"),
             routed("10.0.0.2:80"),
             single("fd00::1", "[fd00:1::2]:5353"),
             single("::", "[fd00:1::2]:5353"),
             routed("[fd00:1::2]:80"),
-        ];
+        ]);
         let mut ruleset = Ruleset::default();
-        add_to(&mut ruleset, forwards.iter());
+        add_to(&mut ruleset, &forwards);
         assert!(ruleset.sets.iter().all(|s| s.elements.len() == 1), "{:?}", ruleset.sets);
-        let mut read = read(&ruleset);
-        let order = |f: &Forward| format!("{f:?}");
-        read.sort_by_key(order);
-        forwards.sort_by_key(order);
-        assert_eq!(read, forwards);
+        assert_eq!(read(&ruleset), forwards);
     }
 }

@@ -198,7 +198,7 @@ fn listed(page: Page) -> String {
 }
 
 /// Compares a file with what it shall say; writes it when that is asked for.
-fn compare(path: &Path, text: &str) {
+pub(super) fn compare(path: &Path, text: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
@@ -232,6 +232,7 @@ fn rulesets_are_golden_and_documented() {
         compare(&docs.join(format!("{file}.md")), &page);
         let _ = writeln!(index, "- [{title}]({file}.md)");
     }
+    let _ = writeln!(index, "- [Network policies](policy.md), which have tables of their own");
     compare(&docs.join("README.md"), &index);
 }
 

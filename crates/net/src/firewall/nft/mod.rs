@@ -19,7 +19,6 @@ mod networks;
 mod policy;
 mod rules;
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sampan_sys::netlink::NetlinkError;
@@ -29,7 +28,8 @@ use sampan_types::NetworkId;
 
 use self::mirror::{HostRules, Mirror};
 use super::{
-    BoxFuture, Exposure, Firewall, Forward, NetworkRules, Policy, PolicyOutcome, PolicySet,
+    BoxFuture, Exposure, Firewall, Forward, Forwards, NetworkRules, Policy, PolicyOutcome,
+    PolicySet,
 };
 use crate::error::NetError;
 use crate::flows::StaleFlows;
@@ -59,7 +59,7 @@ pub(crate) struct NftFirewall {
 #[derive(Debug, Default)]
 struct Wanted {
     networks: Vec<NetworkRules>,
-    forwards: HashSet<Forward>,
+    forwards: Forwards,
     /// Copies of the host's rules, in tables beside it.
     mirror: Option<Mirror>,
 }
@@ -150,7 +150,7 @@ fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
 /// Everything that shall be in the table.
 fn ruleset(wanted: &Wanted) -> Ruleset {
     let mut ruleset = networks::ruleset(&wanted.networks, answers_reach_loopback6());
-    forwards::add_to(&mut ruleset, wanted.forwards.iter());
+    forwards::add_to(&mut ruleset, &wanted.forwards);
     ruleset
 }
 
@@ -168,13 +168,9 @@ fn enforce(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, Netl
     Ok(enforce_mirror(nft, table, wanted)? || different)
 }
 
-fn enforce_mirror(
-    nft: &mut Nft,
-    table: &str,
-    wanted: &mut Wanted,
-) -> Result<bool, NetlinkError> {
+fn enforce_mirror(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, NetlinkError> {
     match &mut wanted.mirror {
-        Some(mirror) => mirror.enforce(nft, table, wanted.forwards.iter()),
+        Some(mirror) => mirror.enforce(nft, table, &wanted.forwards),
         None => Ok(false),
     }
 }
@@ -222,7 +218,7 @@ impl Firewall for NftFirewall {
             self.change("set up the firewall", |nft, table, wanted| {
                 let found = nft.dump(table)?.unwrap_or_default();
                 wanted.networks = networks;
-                wanted.forwards = forwards::read(&found).into_iter().collect();
+                wanted.forwards = forwards::read(&found);
                 if wanted.mirror.is_none() {
                     mirror::remove_all(nft, table)?;
                 }
@@ -237,12 +233,11 @@ impl Firewall for NftFirewall {
         Box::pin(async move {
             let (different, stale) = self
                 .change("restore the firewall", |nft, table, current| {
-                    let forwards: HashSet<Forward> = policy.forwards.into_iter().collect();
                     let mut stale = StaleFlows::default();
-                    stale.removed(current.forwards.difference(&forwards));
-                    stale.added(forwards.difference(&current.forwards));
+                    stale.removed(current.forwards.without(&policy.forwards));
+                    stale.added(&policy.forwards.without(&current.forwards));
                     current.networks = policy.networks;
-                    current.forwards = forwards;
+                    current.forwards = policy.forwards;
                     Ok((enforce(nft, table, current)?, stale))
                 })
                 .await?;
@@ -254,9 +249,8 @@ impl Firewall for NftFirewall {
     fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
         Box::pin(async {
             let policies = self.policies.verify().await;
-            let rest = self.change("restore the firewall", |nft, table, wanted| {
-                enforce(nft, table, wanted)
-            });
+            let rest = self
+                .change("restore the firewall", |nft, table, wanted| enforce(nft, table, wanted));
             Ok(rest.await? | policies?)
         })
     }
@@ -299,24 +293,23 @@ impl Firewall for NftFirewall {
         }))
     }
 
-    fn add_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+    fn add_forwards(&self, forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async move {
             if forwards.is_empty() {
                 return Ok(());
             }
             let mut stale = StaleFlows::default();
-            stale.added(forwards.iter());
-            self.change("publish ports", |nft, table, wanted| {
-                let new: Vec<Forward> =
-                    forwards.into_iter().filter(|f| wanted.forwards.insert(f.clone())).collect();
+            stale.added(&forwards);
+            self.change("publish ports", move |nft, table, wanted| {
+                let new: Forwards = forwards.iter().filter(|f| wanted.forwards.insert(f)).collect();
                 let mut batch = Batch::new();
-                forwards::add(&mut batch, table, new.iter());
+                forwards::add(&mut batch, table, &new);
                 if let Some(mirror) = &wanted.mirror {
-                    mirror.add(&mut batch, table, new.iter());
+                    mirror.add(&mut batch, table, &new);
                 }
                 apply(nft, table, wanted, batch).inspect_err(|_| {
-                    for forward in &new {
-                        wanted.forwards.remove(forward);
+                    for forward in new.iter() {
+                        wanted.forwards.remove(&forward);
                     }
                 })
             })
@@ -326,20 +319,20 @@ impl Firewall for NftFirewall {
         })
     }
 
-    fn remove_forwards(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<(), NetError>> {
+    fn remove_forwards(&self, forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async move {
             if forwards.is_empty() {
                 return Ok(());
             }
             let mut stale = StaleFlows::default();
-            stale.removed(forwards.iter());
+            stale.removed(forwards.clone());
             self.change("take published ports back", move |nft, table, wanted| {
-                let gone: Vec<&Forward> =
-                    forwards.iter().filter(|f| wanted.forwards.remove(*f)).collect();
+                let gone: Forwards =
+                    forwards.iter().filter(|f| wanted.forwards.remove(f)).collect();
                 let mut batch = Batch::new();
-                forwards::remove(&mut batch, table, gone.iter().copied());
+                forwards::remove(&mut batch, table, &gone);
                 if let Some(mirror) = &wanted.mirror {
-                    mirror.remove(&mut batch, table, gone.iter().copied());
+                    mirror.remove(&mut batch, table, &gone);
                 }
                 apply(nft, table, wanted, batch)
             })

@@ -41,7 +41,7 @@ fn world() -> World {
     let joined = Joined {
         spec: SandboxSpec::new(sandbox.clone(), ContainerId::random(), vec![spec]),
         sandbox: Sandbox { netns: Some("/netns".into()), attachments: vec![attachment] },
-        forwards: Vec::new(),
+        forwards: Default::default(),
     };
     let mut state = State::default();
     let id = network.id.clone();

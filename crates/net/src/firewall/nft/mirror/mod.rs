@@ -28,8 +28,8 @@ use std::collections::HashSet;
 
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::nft::{
-    BaseChain, Batch, Chain, ChainKind, Family, ForeignChain, ForeignRule, ForeignTable, Hook, Nft,
-    Policy, Rule, Set, Verdict,
+    BaseChain, Batch, Chain, ChainKind, Element, Family, ForeignChain, ForeignRule, ForeignTable,
+    Hook, Nft, Policy, Rule, Set, Verdict,
 };
 
 pub(super) use exposure::{HostRules, exposure};
@@ -37,7 +37,7 @@ pub(super) use watch::Watch;
 
 use super::forwards::{self, Gate};
 use super::rules::{FAMILIES, When};
-use crate::firewall::Forward;
+use crate::firewall::Forwards;
 
 /// nft's own priority `dstnat`.
 const DSTNAT: i32 = -100;
@@ -90,14 +90,14 @@ fn retire(nft: &mut Nft, instance: &str, batch: &mut Batch) -> Result<(), Netlin
 
 impl Mirror {
     /// Makes the copies what they shall be. Says whether they were not.
-    pub fn enforce<'a>(
+    pub fn enforce(
         &mut self,
         nft: &mut Nft,
         instance: &str,
-        forwards: impl Iterator<Item = &'a Forward> + Clone,
+        forwards: &Forwards,
     ) -> Result<bool, NetlinkError> {
         let source = nft.foreign(Hook::Input, |table| is_own(instance, table))?;
-        if source == self.source && self.is_in_force(nft, instance, forwards.clone())? {
+        if source == self.source && self.is_in_force(nft, instance, forwards)? {
             return Ok(false);
         }
         self.source = source;
@@ -105,7 +105,7 @@ impl Mirror {
         for _ in 0..REFUSALS_MAX {
             let mut batch = Batch::new();
             retire(nft, instance, &mut batch)?;
-            self.write(&mut batch, instance, forwards.clone());
+            self.write(&mut batch, instance, forwards);
             match nft.commit(batch) {
                 Err(NetlinkError::Refused { what, source, .. })
                     if let Some(rule) = self.rule_of(&what) =>
@@ -124,11 +124,11 @@ impl Mirror {
     }
 
     /// Whether all copies are there, with the published ports in them.
-    fn is_in_force<'a>(
+    fn is_in_force(
         &self,
         nft: &mut Nft,
         instance: &str,
-        forwards: impl Iterator<Item = &'a Forward> + Clone,
+        forwards: &Forwards,
     ) -> Result<bool, NetlinkError> {
         for table in &self.source {
             let name = copy_name(instance, &table.name);
@@ -137,7 +137,7 @@ impl Mirror {
             }
             for gate in gates(table.family) {
                 let mut found = nft.elements(table.family, &name, gate.name())?;
-                let mut wanted = gate.elements(forwards.clone());
+                let mut wanted: Vec<Element> = gate.elements(forwards).collect();
                 found.sort_by(|a, b| a.key.cmp(&b.key));
                 wanted.sort_by(|a, b| a.key.cmp(&b.key));
                 if found != wanted {
@@ -149,26 +149,20 @@ impl Mirror {
     }
 
     /// The changes that publish ports.
-    pub fn add<'a>(
-        &self,
-        batch: &mut Batch,
-        instance: &str,
-        forwards: impl Iterator<Item = &'a Forward> + Clone,
-    ) {
+    pub fn add(&self, batch: &mut Batch, instance: &str, forwards: &Forwards) {
         self.each_gate(batch, instance, |batch, table, gate| {
-            batch.add_elements(table, gate.name(), &gate.elements(forwards.clone()));
+            forwards::by_chunks(gate.elements(forwards), |chunk| {
+                batch.add_elements(table, gate.name(), chunk);
+            });
         });
     }
 
     /// The changes that take published ports back.
-    pub fn remove<'a>(
-        &self,
-        batch: &mut Batch,
-        instance: &str,
-        forwards: impl Iterator<Item = &'a Forward> + Clone,
-    ) {
+    pub fn remove(&self, batch: &mut Batch, instance: &str, forwards: &Forwards) {
         self.each_gate(batch, instance, |batch, table, gate| {
-            batch.delete_elements(table, gate.name(), &gate.elements(forwards.clone()));
+            forwards::by_chunks(gate.elements(forwards), |chunk| {
+                batch.delete_elements(table, gate.name(), chunk);
+            });
         });
     }
 
@@ -187,12 +181,7 @@ impl Mirror {
     }
 
     /// The changes that make all copies.
-    fn write<'a>(
-        &self,
-        batch: &mut Batch,
-        instance: &str,
-        forwards: impl Iterator<Item = &'a Forward> + Clone,
-    ) {
+    fn write(&self, batch: &mut Batch, instance: &str, forwards: &Forwards) {
         let mut order: Vec<(i32, &ForeignTable, &ForeignChain)> = self
             .source
             .iter()
@@ -206,7 +195,7 @@ impl Mirror {
             batch.family(table.family).add_table(&name);
             for gate in gates(table.family) {
                 let mut set = gate.empty();
-                set.elements = gate.elements(forwards.clone());
+                set.elements = gate.elements(forwards).collect();
                 add_set(batch, &name, &set);
             }
             for chain in &table.chains {
