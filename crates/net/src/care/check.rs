@@ -1,5 +1,6 @@
 //! What is wrong with networks, in words.
 
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -227,31 +228,34 @@ fn here(looked: &Looked, view: &View) -> Vec<Finding> {
             }
         }
     }
-    if looked.serves_names
-        && let Some(first) = looked.attachments.first()
-        && let Err(e) = ask_for_name()
+    if let (Some(name), Some(first)) = (&looked.name, looked.attachments.first())
+        && let Err(e) = ask_for(name)
     {
         let subject = Subject::Endpoint(looked.sandbox.clone(), first.network.clone());
-        let text = format!("names are not answered at {}: {e}", DNS.ip());
+        let why = match e.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {PATIENCE:?}"),
+            _ => e.to_string(),
+        };
+        let text = format!("names are not answered at {}: {why}", DNS.ip());
         findings.push(Finding::error(subject, text));
     }
     findings
 }
 
-/// Asks the name server of the calling thread's namespace for a name that it
-/// answers by itself: 11.0.0.127.in-addr.arpa. Any answer will do.
-fn ask_for_name() -> std::io::Result<()> {
+/// Asks the name server of the calling thread's namespace for the address of
+/// a container, which it knows by itself. Any answer will do.
+fn ask_for(name: &str) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(DNS)?;
     // Number, flags (recursion desired), one question.
     let mut query = vec![0x53, 0x41, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in ["11", "0", "0", "127", "in-addr", "arpa"] {
-        query.push(label.len() as u8);
-        query.extend(label.as_bytes());
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        query.push(u8::try_from(label.len()).unwrap_or(0).min(63));
+        query.extend(label.bytes().take(63));
     }
-    // Type PTR, class IN.
-    query.extend([0, 0, 12, 0, 1]);
+    // The root, type A, class IN.
+    query.extend([0, 0, 1, 0, 1]);
     socket.send(&query)?;
     socket.recv(&mut [0; 512]).map(drop)
 }

@@ -66,8 +66,8 @@ struct Looked {
     sandbox: SandboxId,
     netns: PathBuf,
     attachments: Vec<Attachment>,
-    /// Whether names of containers are answered in it.
-    serves_names: bool,
+    /// A name that shall be answered in it: its own.
+    name: Option<String>,
 }
 
 /// The sandboxes with an endpoint on a network, or all of them.
@@ -81,7 +81,12 @@ fn sandboxes(inner: &Inner, network: Option<&NetworkId>) -> Vec<Looked> {
                 sandbox: sandbox.clone(),
                 netns: joined.sandbox.netns.clone()?,
                 attachments: joined.sandbox.attachments.clone(),
-                serves_names: joined.spec.dns.serves,
+                name: joined
+                    .spec
+                    .endpoints
+                    .iter()
+                    .filter(|_| joined.spec.dns.serves)
+                    .find_map(|e| e.names.first().cloned()),
             })
         })
         .collect()
