@@ -82,6 +82,9 @@ pub struct EngineConfig {
     /// `--network-redirect`: whether containers on one bridge network reach
     /// each other past the bridge.
     pub network_redirect: bool,
+    /// `--respect-host-firewall`: whether published ports obey what the host's
+    /// own firewall lets into the host.
+    pub respect_host_firewall: bool,
     /// `--default-address-pool`: base networks with the length of the subnets
     /// that user-defined networks get from them.
     pub address_pools: Vec<(IpNet, u8)>,
@@ -141,6 +144,7 @@ impl EngineConfig {
             default_runtime: None,
             bridge: Some(BridgeConfig::default()),
             network_redirect: true,
+            respect_host_firewall: false,
             address_pools: Vec::new(),
             plugin_dirs: Vec::new(),
             cni_path: Vec::new(),

@@ -15,7 +15,7 @@ use sampan_sys::netlink::{
 };
 use sampan_sys::netns::{self, NetNs};
 use sampan_sys::nft::{
-    BaseChain, Batch, Chain, ChainKind, CtKey, DataType, Element, ElementValue, Expr, Hook,
+    BaseChain, Batch, Chain, ChainKind, CtKey, DataType, Element, ElementValue, Expr, Family, Hook,
     MetaKey, Nft, PayloadBase, Policy, Register, Rule, Ruleset, Set, SetValue, Verdict,
 };
 
@@ -173,7 +173,7 @@ fn ruleset() -> Ruleset {
             Expr::payload(PayloadBase::Transport, 2, 2, r(2)),
             Expr::lookup_data("ports", r(0), r(4)),
             Expr::counter(),
-            Expr::destination_nat_v4(r(4), r(5)),
+            Expr::destination_nat(Family::Ipv4, r(4), r(5)),
         ],
         comment: "published".to_owned(),
     };
@@ -245,5 +245,5 @@ fn a_ruleset_is_read_back_as_it_was_written() {
     let mut batch = Batch::new();
     batch.delete_elements("t", "ports", &ports.elements);
     nft.commit(batch).unwrap();
-    assert_eq!(nft.elements("t", "ports").unwrap(), []);
+    assert_eq!(nft.elements(Family::Inet, "t", "ports").unwrap(), []);
 }

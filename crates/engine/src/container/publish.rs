@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, PoisonError};
 
-use sampan_net::ports::host_user;
+use sampan_net::ports::host_users;
 use sampan_net::{PortError, PortRequest, PublishedPort};
 use sampan_types::Kind;
 use sampan_types::docker::{HostConfig, PortBinding, PortMap};
@@ -139,9 +139,10 @@ impl Engine {
         let (first, twins): (Vec<PortRequest>, Vec<Option<IpAddr>>) =
             wanted.iter().map(|b| requested(b, &defaults)).unzip();
         let owner = record.id.as_str();
+        let in_use = host_users();
         let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |e: PortError| refused(record, networking, &e);
-        let given = table.allocate(&first, owner, &host_user).map_err(refused)?;
+        let given = table.allocate(&first, owner, &in_use).map_err(refused)?;
         let twin = |(port, address): (&PublishedPort, Option<IpAddr>)| {
             Some(PortRequest {
                 protocol: port.protocol,
@@ -151,7 +152,7 @@ impl Engine {
             })
         };
         let twins: Vec<PortRequest> = given.iter().zip(twins).filter_map(twin).collect();
-        let second = table.allocate(&twins, owner, &host_user).map_err(|e| {
+        let second = table.allocate(&twins, owner, &in_use).map_err(|e| {
             table.free(&given);
             refused(e)
         })?;

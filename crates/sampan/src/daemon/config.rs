@@ -34,6 +34,7 @@ pub fn engine(settings: &Settings) -> Result<EngineConfig> {
     };
     config.bridge = bridge(settings)?;
     set(&mut config.network_redirect, settings.network_redirect);
+    set(&mut config.respect_host_firewall, settings.respect_host_firewall);
     config.address_pools =
         settings.default_address_pools.iter().map(|t| address_pool(t)).collect::<Result<_>>()?;
     config.plugin_dirs.clone_from(&settings.plugin_dirs);

@@ -92,6 +92,9 @@ pub struct Settings {
     /// [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub network_redirect: Option<bool>,
+    /// Let published ports obey what the host's own firewall lets into the host [default: false]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub respect_host_firewall: Option<bool>,
     /// Where network and IPAM plugins are looked for before Docker's directories (may be repeated)
     #[arg(long = "plugin-dir", value_name = "DIR")]
     pub plugin_dirs: Vec<PathBuf>,

@@ -9,7 +9,8 @@ use crate::netlink::{NetlinkError, attributes, dump_objects, find, text};
 
 /// `struct nfgenmsg` before the attributes.
 const HEADER: usize = 4;
-/// `NFT_CT_LABELS`.
+/// `NFT_CT_PROTOCOL` and `NFT_CT_LABELS`.
+const CT_PROTOCOL: u32 = 10;
 const CT_LABELS: u32 = 13;
 /// `NFT_META_PKTTYPE` and `NFT_META_PROTOCOL`.
 const META_PKTTYPE: u32 = 19;
@@ -27,8 +28,6 @@ pub enum FlowDirection {
 /// What is known of the packets of one direction (`enum nft_ct_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowKey {
-    /// The transport protocol: 1 byte.
-    Protocol = 10,
     /// The source's port: 2 bytes.
     SourcePort = 11,
     /// The source's IPv4 address.
@@ -72,6 +71,15 @@ impl Expr {
                 m.be32(1, to.number()).be32(2, key as u32).u8(NFTA_CT_DIRECTION, 1);
             }),
         }
+    }
+
+    /// Loads the transport protocol of the packet's flow: 1 byte. An ICMP error
+    /// is of the flow that it is about.
+    #[must_use]
+    pub fn flow_protocol(to: Register) -> Self {
+        Self::new("ct", |m| {
+            m.be32(1, to.number()).be32(2, CT_PROTOCOL);
+        })
     }
 
     /// Loads the 128 label bits of the packet's flow.

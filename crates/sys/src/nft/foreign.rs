@@ -80,6 +80,9 @@ pub struct ForeignSet {
     elements: Vec<Vec<u8>>,
 }
 
+/// The first key of an interval, and the first that is not in it any more.
+pub type Interval<'a> = (&'a [u8], Option<&'a [u8]>);
+
 impl ForeignSet {
     /// Whether it has single keys only, no intervals.
     #[must_use]
@@ -96,10 +99,9 @@ impl ForeignSet {
         })
     }
 
-    /// The intervals, each with the first key that is not in it any more; none
-    /// for keys of several fields.
+    /// The intervals; none for keys of several fields.
     #[must_use]
-    pub fn intervals(&self) -> Option<Vec<(&[u8], Option<&[u8]>)>> {
+    pub fn intervals(&self) -> Option<Vec<Interval<'_>>> {
         const NFTA_SET_ELEM_FLAGS: u16 = 3;
         const NFTA_SET_ELEM_KEY_END: u16 = 10;
         const NFT_SET_ELEM_INTERVAL_END: u32 = 1;

@@ -29,7 +29,7 @@ pub use batch::Batch;
 pub use events::{NftEvents, TableEvent};
 pub use expr::{CtKey, Expr, MetaKey, PayloadBase, Register};
 pub use flow::{FlowDirection, FlowKey, Order, RuleCount};
-pub use foreign::{ForeignChain, ForeignRule, ForeignSet, ForeignTable};
+pub use foreign::{ForeignChain, ForeignRule, ForeignSet, ForeignTable, Interval};
 pub use model::{
     BaseChain, Chain, ChainKind, DataType, Element, ElementValue, Family, Hook, Policy, Rule,
     Ruleset, Set, SetKeeps, SetValue, Verdict,

@@ -91,11 +91,8 @@ impl NftFirewall {
                     let wanted = &mut *lock(&wanted);
                     enforce_mirror(&mut kernel.nft, &table, wanted)
                 });
-                match renewed.await {
-                    Ok(Err(error)) => {
-                        tracing::error!(%error, "published ports don't obey a change of the host's firewall");
-                    }
-                    Ok(Ok(_)) | Err(_) => {}
+                if let Ok(Err(error)) = renewed.await {
+                    tracing::error!(%error, "published ports don't obey a change of the host's firewall");
                 }
             }
         };
@@ -250,7 +247,7 @@ impl Firewall for NftFirewall {
         Box::pin(async {
             let policies = self.policies.verify().await;
             let rest = self
-                .change("restore the firewall", |nft, table, wanted| enforce(nft, table, wanted));
+                .change("restore the firewall", enforce);
             Ok(rest.await? | policies?)
         })
     }
