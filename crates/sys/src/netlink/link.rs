@@ -128,8 +128,6 @@ pub struct LinkChange<'a> {
 /// What shall change on a bridge's port; `None` stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortChange {
-    /// Whether it lets packets through.
-    pub forwarding: Option<bool>,
     /// Whether packets may go out where they came in.
     pub hairpin: Option<bool>,
     /// Whether it exchanges nothing with other isolated ports.
@@ -254,10 +252,6 @@ pub fn set_port(link: LinkRef<'_>, change: &PortChange) -> Request {
     m.nest(libc::IFLA_LINKINFO, |m| {
         m.text(libc::IFLA_INFO_SLAVE_KIND, "bridge");
         m.nest(libc::IFLA_INFO_SLAVE_DATA, |m| {
-            if let Some(on) = change.forwarding {
-                // BR_STATE_FORWARDING, BR_STATE_DISABLED
-                m.u8(IFLA_BRPORT_STATE, if on { 3 } else { 0 });
-            }
             if let Some(on) = change.hairpin {
                 m.u8(IFLA_BRPORT_MODE, on.into());
             }
@@ -267,6 +261,20 @@ pub fn set_port(link: LinkRef<'_>, change: &PortChange) -> Request {
         });
     });
     Request::new(m, format!("change bridge port {link}"))
+}
+
+/// Shuts a bridge's port: nothing passes it. It is said in the bridges' own
+/// way; as a change of the link, the kernel would tell the bridge of a link
+/// that is up, which opens its port again.
+#[must_use]
+pub fn shut_port(link: u32) -> Request {
+    /// `BR_STATE_DISABLED`.
+    const DISABLED: u8 = 0;
+    let mut m = Message::new(libc::RTM_SETLINK, 0, &header(libc::AF_BRIDGE, link, 0, 0));
+    m.nest(libc::IFLA_PROTINFO, |m| {
+        m.u8(IFLA_BRPORT_STATE, DISABLED);
+    });
+    Request::new(m, format!("shut bridge port {link}"))
 }
 
 /// Removes a link, and its peer with it.

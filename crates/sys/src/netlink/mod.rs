@@ -40,7 +40,7 @@ pub use destinations::Destination;
 pub use events::{RouteChange, RouteEvent, RouteEvents};
 pub use link::{
     Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_veth,
-    delete_group, delete_link, set_link, set_port,
+    delete_group, delete_link, set_link, set_port, shut_port,
 };
 pub use listen::Heard;
 pub(crate) use listen::{Interest, Listener, Told};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sampan_sys::netlink::{
     AddressWatch, Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request,
-    Route, add_address, add_veth, replace_neighbour, set_link, set_port,
+    Route, add_address, add_veth, replace_neighbour, set_link, set_port, shut_port,
 };
 use sampan_sys::sysctl;
 
@@ -442,16 +442,21 @@ fn retire(route: &mut Route, marking: &Marking, links: &[String]) -> Result<(), 
     let alias = Mark::Dead.alias(&marking.instance).to_string();
     let dead =
         LinkChange { alias: Some(&alias), group: Some(marking.group), ..LinkChange::default() };
-    let shut = PortChange { forwarding: Some(false), ..PortChange::default() };
+    let failed = || NetError::kernel("take a link out of use");
     for link in links {
-        let link = LinkRef::Name(link);
+        // Asking for it also makes the kernel tell the bridge now what it has
+        // not told it yet, and not after the port is shut.
+        let Some(link) = route.link(link).map_err(failed())? else { continue };
         // A link that is no port of a bridge any more can't be shut, and
         // need not be.
         let results = route
-            .run_each(vec![set_link(link, &dead).absent_ok(), set_port(link, &shut)])
-            .map_err(NetError::kernel("take a link out of use"))?;
+            .run_each(vec![
+                set_link(LinkRef::Index(link.index), &dead).absent_ok(),
+                shut_port(link.index),
+            ])
+            .map_err(failed())?;
         if let Some(Err(e)) = results.into_iter().next() {
-            return Err(NetError::kernel("take a link out of use")(e));
+            return Err(failed()(e));
         }
     }
     Ok(())
