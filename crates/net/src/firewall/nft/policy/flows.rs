@@ -332,7 +332,7 @@ fn ports(rule: &PolicyRule) -> Vec<Vec<Expr>> {
     }
     let of = |protocol: Protocol| {
         vec![
-            Expr::flow(FlowKey::Protocol, FlowDirection::Original, P),
+            Expr::flow_protocol(P),
             Expr::compare(P, true, &[protocol.number()]),
             Expr::flow(FlowKey::SourcePort, FlowDirection::Reply, P),
             Expr::lookup(&port_set(&rule.name, protocol), P),

@@ -52,6 +52,8 @@ const REDIRECT: u8 = 137;
 /// `PACKET_HOST`: for this host.
 const PACKET_HOST: u8 = 0;
 
+/// The bridge's ports of containers under policy, and where they lead to.
+const CHECKED: &str = "checked";
 const PORTS: &str = "ports";
 const HARDWARE: &str = "hardware";
 const OWN_HARDWARE: &str = "own_hardware";
@@ -101,6 +103,7 @@ fn sets(set: &PolicySet, hardware: &HashMap<String, MacAddr>) -> Vec<Set> {
     use DataType::{EtherAddr, Ifname};
     let mac = SetValue::data(&[EtherAddr]);
     let mut ports = Set::new(PORTS, &[Ifname], mac);
+    let mut checked = Set::new(CHECKED, &[Ifname], SetValue::None);
     let mut by_hardware = Set::new(HARDWARE, &[EtherAddr], mac);
     let mut own_hardware = Set::new(OWN_HARDWARE, &[Ifname, EtherAddr], SetValue::None);
     let mut broadcast = Set::new(BROADCAST, &[DataType::Ipv4Addr], SetValue::None);
@@ -108,6 +111,7 @@ fn sets(set: &PolicySet, hardware: &HashMap<String, MacAddr>) -> Vec<Set> {
         let Some(bridge) = hardware.get(&guard.bridge) else { continue };
         by_hardware.elements.push(elements::mapped(guard.mac.0.to_vec(), bridge.0.to_vec()));
         if let Some(port) = &guard.interface {
+            checked.elements.push(elements::plain(interface_key(port)));
             ports.elements.push(elements::mapped(interface_key(port), bridge.0.to_vec()));
             let key = elements::with_interface(port, &guard.mac.0);
             own_hardware.elements.push(elements::plain(key));
@@ -117,7 +121,7 @@ fn sets(set: &PolicySet, hardware: &HashMap<String, MacAddr>) -> Vec<Set> {
     let of_subnets = set.guards.iter().flat_map(|g| &g.addresses).map(ipnet::IpNet::broadcast);
     let all: Vec<IpAddr> = of_subnets.chain(everybody).collect();
     broadcast.elements = elements::addresses(all.iter(), true);
-    let mut sets = vec![ports, by_hardware, own_hardware, broadcast];
+    let mut sets = vec![checked, ports, by_hardware, own_hardware, broadcast];
     for (v4, kind) in [(true, DataType::Ipv4Addr), (false, DataType::Ipv6Addr)] {
         let mut mine = Set::new(own(v4), &[Ifname, kind], SetValue::None);
         for guard in &set.guards {
@@ -216,7 +220,7 @@ fn families() -> [(bool, [u8; 2]); 2] {
 
 fn enter() -> Vec<Rule> {
     let port = Expr::meta(MetaKey::IifName, R);
-    let by_port = [port, Expr::lookup_data(PORTS, R, REST)];
+    let by_port = [port.clone(), Expr::lookup_data(PORTS, R, REST)];
     let by_target =
         [Expr::payload(PayloadBase::Link, 0, 6, R), Expr::lookup_data(HARDWARE, R, REST)];
     let to_host = [
@@ -225,7 +229,8 @@ fn enter() -> Vec<Rule> {
         Expr::set_packet_type(ASIDE),
     ];
     let jump = Verdict::Jump("check".to_owned());
-    let mut rules = vec![rule("enter", by_port.clone(), jump, "from containers under policy")];
+    let mut rules =
+        vec![rule("enter", [port, Expr::lookup(CHECKED, R)], jump, "from containers under policy")];
     for (v4, ether_type) in families() {
         let target = [address(v4, false, R), Expr::lookup(guarded(v4), R)];
         let when = all(&[&to_many(), &carries(ether_type), &target]);

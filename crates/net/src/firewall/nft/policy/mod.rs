@@ -303,3 +303,6 @@ fn change(batch: &mut Batch, table: &str, set: &str, gone: &[Element], added: &[
         batch.add_elements(table, set, added);
     }
 }
+
+#[cfg(test)]
+mod tests;
