@@ -87,10 +87,14 @@ impl Route {
     /// Other than absence.
     pub fn token_bucket_rate(&mut self, link: u32) -> Result<Option<u64>, NetlinkError> {
         let what = format!("find the limit of link number {link}");
-        let message = Message::new(libc::RTM_GETQDISC, 0, &header(link, 0));
+        // Of its own default the kernel says nothing at all but, when it is
+        // asked to, that the request was read. Others it tells everybody, and
+        // who asks for it only as an echo.
+        let flags = (libc::NLM_F_ACK | libc::NLM_F_ECHO) as u16;
+        let message = Message::new(libc::RTM_GETQDISC, flags, &header(link, 0));
         match self.get(message, &what) {
             Ok(found) => Ok(found.as_deref().and_then(parse)),
-            // What the kernel says when there is but its own default.
+            // What some kernels say of their default.
             Err(e) if e.errno() == Some(libc::EINVAL) => Ok(None),
             Err(e) => Err(e),
         }

@@ -1,0 +1,148 @@
+//! Limits of bandwidth, measured with TCP.
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, endpoint, network, sandbox, sh, with_subnets};
+use sampan_net::{RateLimit, Repairs};
+use sampan_sys::netns::NetNs;
+
+/// How long a stream is measured.
+const LONG: Duration = Duration::from_millis(2500);
+/// What is let through before: what the bucket held.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// How many bits a second one stream from a namespace to a server in another
+/// one has.
+fn measure(from: &NetNs, to: &NetNs, address: &str, port: u16) -> f64 {
+    let listener = to.run(|| TcpListener::bind(("::", 0)).unwrap()).unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let port = if port == 0 { own } else { port };
+    let sink = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        let (begin, mut counted, mut since) = (Instant::now(), 0_usize, None);
+        while let Ok(length) = stream.read(&mut buffer) {
+            if length == 0 {
+                break;
+            }
+            if since.is_some() {
+                counted += length;
+            } else if begin.elapsed() > WARM_UP {
+                since = Some(Instant::now());
+            }
+            if begin.elapsed() > LONG + WARM_UP {
+                break;
+            }
+        }
+        counted as f64 * 8.0 / since.unwrap().elapsed().as_secs_f64()
+    });
+    let target = SocketAddr::new(address.parse::<IpAddr>().unwrap(), port);
+    let mut stream = from.run(|| TcpStream::connect(target).unwrap()).unwrap();
+    let chunk = vec![0; 1 << 16];
+    while stream.write_all(&chunk).is_ok() {}
+    sink.join().unwrap()
+}
+
+fn assert_about(measured: f64, wanted: f64, what: &str) {
+    let off = (measured / wanted - 1.0) * 100.0;
+    assert!(off.abs() < 10.0, "{what}: {measured:.0} bit/s, off by {off:.1} %");
+}
+
+#[test]
+fn both_directions_are_limited() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let dual = with_subnets(network("dual", "br-dual", "10.70.0.1/24"), &["fd70::1/64"]);
+        lab.networks.create_network(dual.clone()).await.unwrap();
+        let mut slow = endpoint(&dual.id, "10.70.0.2 fd70::2");
+        slow.rate = RateLimit { ingress: Some(30_000_000), egress: Some(60_000_000) };
+        let slow = sandbox(vec![slow], &[]);
+        let one = lab.join(&slow).await;
+        let two = lab.join(&sandbox(vec![endpoint(&dual.id, "10.70.0.3 fd70::3")], &[])).await;
+        assert_about(measure(&one.netns, &two.netns, "10.70.0.3", 0), 6e7, "sent to a neighbour");
+        assert_about(measure(&two.netns, &one.netns, "10.70.0.2", 0), 3e7, "from a neighbour");
+        assert_about(measure(&one.netns, &two.netns, "fd70::3", 0), 6e7, "sent by IPv6");
+        assert_about(measure(&one.netns, &lab.outside, "10.99.0.2", 0), 6e7, "sent outside");
+        let kept = lab.networks.reconcile(&[slow]).await.unwrap();
+        assert_eq!(kept.restored, Repairs::default().restored, "the limits are as they shall be");
+    });
+}
+
+#[test]
+fn slow_and_fast_limits_hold() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        for (number, rate) in [(2, 6_000_000), (3, 400_000_000)] {
+            let mut spec = lab.spec(&format!("172.17.0.{number}"), &[]);
+            spec.endpoints[0].rate = RateLimit { ingress: Some(rate), egress: Some(rate) };
+            let one = lab.join(&spec).await;
+            let rate = rate as f64;
+            let out = measure(&one.netns, &lab.outside, "10.99.0.2", 0);
+            assert_about(out, rate, "sent");
+            let host = NetNs::current().unwrap();
+            let received = measure(&host, &one.netns, &format!("172.17.0.{number}"), 0);
+            assert_about(received, rate, "received");
+        }
+    });
+}
+
+#[test]
+fn limits_are_repaired() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let mut spec = lab.spec("172.17.0.2", &[]);
+        let rate = RateLimit { ingress: Some(10_000_000), egress: Some(20_000_000) };
+        spec.endpoints[0].rate = rate;
+        let one = lab.join(&spec).await;
+        let port = || {
+            let sandbox = lab.networks.sandbox(&spec.sandbox).unwrap();
+            sandbox.attachments[0].host_interface.clone().unwrap()
+        };
+        let shown = || {
+            let outside = sh(&format!("tc qdisc show dev {}", port()));
+            outside + &one.netns.run(|| sh("tc qdisc show dev eth0")).unwrap()
+        };
+        assert!(shown().contains("rate 10Mbit") && shown().contains("rate 20Mbit"), "{}", shown());
+        let before = shown();
+        let desired = [spec.clone()];
+        assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
+        let outside = format!("tc qdisc delete dev {} root", port());
+        let other =
+            format!("tc qdisc replace dev {} root tbf rate 1mbit burst 9k limit 9k", port());
+        for damage in [outside, other, format!("ip link delete {}", port())] {
+            sh(&damage);
+            let repairs = lab.networks.reconcile(&desired).await.unwrap();
+            assert!(!repairs.restored.is_empty(), "{damage}: {repairs:?}");
+            assert_eq!(strip(&shown()), strip(&before), "{damage}");
+            assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
+        }
+        one.netns.run(|| sh("tc qdisc delete dev eth0 root")).unwrap();
+        assert_eq!(lab.networks.reconcile(&desired).await.unwrap().restored.len(), 1);
+        assert_eq!(strip(&shown()), strip(&before));
+        let unlimited = lab.join(&lab.spec("172.17.0.3", &[])).await;
+        let none = unlimited.netns.run(|| sh("tc qdisc show dev eth0")).unwrap();
+        assert!(none.contains("noqueue"), "{none}");
+    });
+}
+
+/// Without reference counts.
+fn strip(shown: &str) -> String {
+    shown.split_whitespace().filter(|w| !w.starts_with("refcnt")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_limit_that_makes_no_sense_is_refused() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let mut spec = lab.spec("172.17.0.2", &[]);
+        spec.endpoints[0].rate = RateLimit { ingress: None, egress: Some(100) };
+        let error = lab.networks.join(spec).await.unwrap_err().to_string();
+        assert!(error.contains("100 bit/s for egress"), "{error}");
+        assert_eq!(lab.leftovers().0, 0);
+    });
+}
