@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{HOST, Lab, endpoint, network, port, sh};
-use sampan_net::{Place, Protocol, Repair, RepairKind, Severity, TraceRequest, Verdict};
+use lab::{HOST, Lab, OUTSIDE, endpoint, network, port, sh};
+use sampan_net::{
+    DriverConfig, MacvlanConfig, NetworkSpec, Place, Protocol, Repair, RepairKind, Severity,
+    Subnet, TraceRequest, Verdict,
+};
 use sampan_sys::netns::NetNs;
+use sampan_types::NetworkId;
 use tokio::sync::broadcast::Receiver;
 
 /// How long a repair is waited for before the test fails.
@@ -323,7 +327,7 @@ fn a_trace_says_what_stops_a_packet() {
         }
         let at = |spec: &sampan_net::SandboxSpec| Place::Sandbox(spec.sandbox.clone());
         let tcp = |port| Some((Protocol::Tcp, port));
-        let outside = Place::Address(lab::OUTSIDE.into());
+        let outside = Place::Address(OUTSIDE.into());
         let to_host = Place::Address(HOST.into());
         let cases = [
             ("neighbours", at(&db), at(&web), tcp(80), Ok("listens at")),
@@ -370,6 +374,43 @@ fn a_trace_says_what_stops_a_packet() {
             port: None,
         };
         assert!(lab.networks.trace(unknown).await.is_err());
+    });
+}
+
+#[test]
+fn interfaces_on_the_lan_come_back() {
+    run(|| async {
+        let lab = Lab::new().await;
+        let subnet = Subnet { net: "10.99.0.0/24".parse().unwrap(), gateway: OUTSIDE.into() };
+        let options = [("parent", "lan0"), ("host_access", "true")];
+        let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let config = MacvlanConfig::parse("lan", &options, vec![subnet], false).unwrap();
+        let driver = DriverConfig::Macvlan(config);
+        let lan = NetworkSpec { id: NetworkId::random(), name: "lan".to_owned(), driver };
+        lab.networks.create_network(lan.clone()).await.unwrap();
+        let spec = lab::sandbox(vec![endpoint(&lan.id, "10.99.0.50")], &[]);
+        let on_lan = lab.join(&spec).await;
+        on_lan.serve(80);
+        let address = std::net::Ipv4Addr::new(10, 99, 0, 50);
+        lab.networks.watch().await.unwrap();
+        let mut repairs = lab.networks.repairs();
+        for damage in ["ip link delete eth0", "ip address flush dev eth0", "ip route del default"] {
+            assert!(lab::ask(&lab.outside, address, 80).is_some(), "before: {damage}");
+            // The watcher is told of a new namespace a moment after the join.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drain(&mut repairs);
+            let begin = Instant::now();
+            on_lan.netns.run(|| sh(damage)).unwrap();
+            let repair = repaired(&mut repairs, RepairKind::Endpoint).await;
+            assert!(begin.elapsed() < PROMISED, "{damage}: {:?}", begin.elapsed());
+            println!("{damage}: {repair} after {:?}", begin.elapsed());
+        }
+        assert!(lab::ask(&lab.outside, address, 80).is_some());
+        let host_end = sh("ip -o link show type macvlan | grep -o 'mv-[0-9a-f]*' | head -1");
+        drain(&mut repairs);
+        sh(&format!("ip link delete {host_end}"));
+        println!("{}", repaired(&mut repairs, RepairKind::Network).await);
+        assert!(lab::ask_from_host(address, 80).is_some(), "the host's access");
     });
 }
 

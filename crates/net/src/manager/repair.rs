@@ -11,7 +11,7 @@ use sampan_sys::netlink::{NetlinkError, Request, Route, RouteEntry, add_route};
 use sampan_types::{NetworkId, SandboxId};
 
 use super::routes::Attached;
-use super::{Inner, Repairs};
+use super::{Inner, Joined, Repairs, State};
 use crate::config::{DriverConfig, NetworkSpec, SandboxSpec};
 use crate::driver::Namespace;
 use crate::error::NetError;
@@ -88,9 +88,16 @@ impl Repair {
     }
 }
 
+impl State {
+    fn sandboxes_on(&self, network: &NetworkId) -> Vec<SandboxId> {
+        let on = |j: &&Joined| j.spec.endpoints.iter().any(|e| e.network == *network);
+        self.sandboxes.values().filter(on).map(|j| j.spec.sandbox.clone()).collect()
+    }
+}
+
 impl Inner {
     /// Compares what is in `scope` with the kernel and restores what differs.
-    pub(crate) async fn repair(&self, scope: Scope) -> Repairs {
+    pub(crate) async fn repair(&self, mut scope: Scope) -> Repairs {
         let mut repairs = Repairs::default();
         if scope.forwarding {
             self.restore_forwarding(&mut repairs);
@@ -98,11 +105,16 @@ impl Inner {
         if scope.firewall {
             self.restore_firewall(&mut repairs).await;
         }
-        for network in scope.networks {
+        for network in std::mem::take(&mut scope.networks) {
             let _alone = self.whole.write().await;
             let spec = self.state().networks.get(&network).cloned();
-            if let Some(spec) = spec {
-                self.restore_network(&spec, &mut repairs).await;
+            let Some(spec) = spec else { continue };
+            let before = repairs.restored.len();
+            self.restore_network(&spec, &mut repairs).await;
+            // Ports of a bridge tell themselves that they lost it. What the
+            // host has of endpoints on a LAN went without a word.
+            if repairs.restored.len() > before && !matches!(spec.driver, DriverConfig::Bridge(_)) {
+                scope.sandboxes.extend(self.state().sandboxes_on(&spec.id));
             }
         }
         if scope.sandboxes.is_empty() {

@@ -163,14 +163,27 @@ impl Known {
                 }
             }
             Some(Mark::Dead) => {}
-            // A bridge of somebody else's that a network uses, a parent
-            // interface, or one that took the place of our own.
+            None if self.network_of(link).is_some() => {
+                let network = self.network_of(link).filter(|n| state.networks.contains_key(n));
+                scope.networks.extend(network.filter(|_| gone || !link.up));
+            }
+            // A bridge of somebody else's that a network uses, or one that
+            // took the place of our own.
             None => {
                 let theirs = state.networks.values().filter(|n| uses(n, &link.name));
                 let wrong = theirs.filter(|n| gone || !is_complete(link, n));
                 scope.networks.extend(wrong.map(|n| n.id.clone()));
             }
         }
+    }
+
+    /// The network that a parent, or the host's own interface on one, was made
+    /// for: the last word of its mark.
+    fn network_of(&self, link: &Link) -> Option<NetworkId> {
+        let rest = link.alias.strip_prefix(&self.instance)?.strip_prefix(' ')?;
+        let mut words = rest.split(' ').skip(1);
+        words.next().filter(|word| matches!(*word, "parent" | "host"))?;
+        words.next()?.parse().ok()
     }
 
     fn is_port_of(&self, link: &Link, network: &NetworkSpec) -> bool {

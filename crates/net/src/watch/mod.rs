@@ -39,7 +39,7 @@ pub use inspect::{Finding, Severity, Subject};
 pub(crate) use inspect::{host as inspect_host, inside as inspect_inside};
 pub(crate) use view::View;
 
-use crate::config::Attachment;
+use crate::config::{Attachment, DriverConfig};
 use crate::error::NetError;
 use crate::manager::Inner;
 
@@ -205,6 +205,12 @@ impl Watcher {
         }
         let sandboxes: Vec<(SandboxId, std::path::PathBuf, Vec<Attachment>)> = {
             let state = inner.state();
+            // What these have on the host is for their driver to compare.
+            let upper = state
+                .networks
+                .values()
+                .filter(|n| matches!(n.driver, DriverConfig::Macvlan(_) | DriverConfig::Ipvlan(_)));
+            scope.networks.extend(upper.map(|n| n.id.clone()));
             let all = state.sandboxes.iter();
             all.filter_map(|(sandbox, joined)| {
                 let path = joined.sandbox.netns.clone()?;
