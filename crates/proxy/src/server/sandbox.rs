@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::redirect;
 
 /// Room for questions that come all at once.
-const RECEIVE_BUFFER: usize = 2 << 20;
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Why there are no sockets in a sandbox.
 #[derive(Debug, Error)]

@@ -3,15 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
 use sampan_sys::datagram::Inbox;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
 
+use super::mailbox::Mailbox;
+use super::random;
 use crate::dns::query::Query;
 use crate::dns::{LARGEST_UDP, TC, answer, u16_at};
 
@@ -23,6 +26,7 @@ const SOCKET_USES: u32 = 500;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What came of a question.
+#[derive(Debug)]
 pub(super) enum Said {
     /// An answer.
     Answer(Vec<u8>),
@@ -31,7 +35,7 @@ pub(super) enum Said {
 }
 
 /// Where to say what came of it, with the server's number.
-pub(super) type Channel = mpsc::UnboundedSender<(usize, Said)>;
+pub(super) type Channel = Rc<Mailbox<(usize, Said)>>;
 
 /// A question to a server.
 pub(super) struct Ask {
@@ -113,11 +117,11 @@ impl Exchange {
         let waiting = Waiting { message: ask.message, server: ask.server, to: ask.to };
         self.waiting.borrow_mut().insert(id, waiting);
         let ticket = Ticket { exchange: Rc::clone(&self), id };
-        match self.socket.try_send(&message) {
+        // Past the runtime, which knows nothing yet of a socket that is new.
+        match send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_DONTWAIT) {
             // Without room it is lost, as it may be on its way, and sent again.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(ticket),
-            Err(e) => Err(e),
-            Ok(_) => Ok(ticket),
+            Ok(_) | Err(Errno::EAGAIN) => Ok(ticket),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -125,7 +129,7 @@ impl Exchange {
         let waiting = self.waiting.borrow();
         // A socket is left alone long before its numbers are used up.
         for _ in 0..64 {
-            let id = getrandom::u32().map_err(|e| io::Error::other(e.to_string()))? as u16;
+            let id = random::id()?;
             if !waiting.contains_key(&id) {
                 return Ok(id);
             }
@@ -145,13 +149,13 @@ impl Exchange {
         if cut {
             message[2] |= (TC >> 8) as u8;
         }
-        let _ = waiter.to.send((waiter.server, Said::Answer(message)));
+        waiter.to.put((waiter.server, Said::Answer(message)));
     }
 
     fn fail(&self) {
         self.broken.set(true);
         for (_, waiter) in self.waiting.borrow().iter() {
-            let _ = waiter.to.send((waiter.server, Said::Unreachable));
+            waiter.to.put((waiter.server, Said::Unreachable));
         }
     }
 }

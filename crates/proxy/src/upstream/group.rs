@@ -111,8 +111,7 @@ impl Group {
 
     /// In which order they are asked.
     pub(super) fn order(&self) -> Vec<usize> {
-        let tracks: Vec<Track> = self.servers.iter().map(|s| s.track.get()).collect();
-        order(&tracks)
+        order(self.servers.iter().map(|s| s.track.get()))
     }
 
     pub(super) fn track(&self, server: usize) -> Track {

@@ -13,15 +13,20 @@
 
 mod exchange;
 mod group;
+mod mailbox;
 mod race;
+mod random;
 mod track;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use sampan_sys::process::trim_memory;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
@@ -35,6 +40,9 @@ use crate::fill::Fill;
 
 /// The most questions that wait at a time.
 const WAITING_MAX: usize = 16_384;
+
+/// After so many waited, and nobody does any more, memory is given back.
+const CROWD: usize = 1024;
 
 /// Where an answer goes.
 #[derive(Debug, Clone)]
@@ -58,7 +66,10 @@ impl Reply {
     fn send(&self, message: Vec<u8>) {
         // Who is gone, or does not read, gets no answer.
         match self {
-            Self::Datagram { socket, to } => drop(socket.try_send_to(&message, (*to).into())),
+            Self::Datagram { socket, to } => {
+                let (socket, to) = (socket.as_raw_fd(), SockaddrIn::from(*to));
+                let _ = sendto(socket, &message, &to, MsgFlags::MSG_DONTWAIT);
+            }
             Self::Stream(channel) => drop(channel.try_send(message)),
         }
     }
@@ -93,6 +104,8 @@ pub struct Forwarder {
     cache: RefCell<Cache>,
     pending: RefCell<HashMap<cache::Key, Vec<Waiter>>>,
     waiting: Cell<usize>,
+    /// The most that waited since memory was last given back.
+    peak: Cell<usize>,
     /// The sets that are filled from answers.
     pub fill: RefCell<Fill>,
     /// What was done.
@@ -141,6 +154,7 @@ impl Forwarder {
         }
         let waiter = Waiter { reply, message: query.message.into() };
         self.waiting.set(self.waiting.get() + 1);
+        self.peak.set(self.peak.get().max(self.waiting.get()));
         if let Some(others) = self.pending.borrow_mut().get_mut(&key) {
             others.push(waiter);
             return false;
@@ -174,6 +188,11 @@ impl Forwarder {
             let Ok(query) = Query::read(&waiter.message) else { continue };
             let room = if waiter.reply.is_stream() { usize::from(u16::MAX) } else { query.room() };
             waiter.reply.send(fit(found.clone(), &query, room));
+        }
+        if self.waiting.get() == 0 && self.peak.get() > CROWD {
+            self.peak.set(0);
+            self.pending.borrow_mut().shrink_to_fit();
+            trim_memory();
         }
     }
 }

@@ -7,10 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::exchange::{Ask, Said, Ticket};
+use super::exchange::{Ask, Channel, Said, Ticket};
 use super::group::Group;
 use crate::dns::query::Query;
 use crate::dns::{Rcode, answer, records};
@@ -40,8 +39,7 @@ pub(super) async fn run(group: &Rc<Group>, message: Rc<[u8]>, whole: bool) -> Op
 struct Race<'a> {
     group: &'a Rc<Group>,
     message: Rc<[u8]>,
-    to: mpsc::UnboundedSender<(usize, Said)>,
-    said: mpsc::UnboundedReceiver<(usize, Said)>,
+    said: Channel,
     /// Who was asked, and when.
     asked: Vec<(usize, Instant)>,
     tickets: Vec<Ticket>,
@@ -52,20 +50,21 @@ struct Race<'a> {
 
 impl<'a> Race<'a> {
     fn new(group: &'a Rc<Group>, message: Rc<[u8]>) -> Self {
-        let (to, said) = mpsc::unbounded_channel();
         let (asked, tickets, refused) = (Vec::new(), Vec::new(), Vec::new());
-        Self { group, message, to, said, asked, tickets, refused, refusal: None }
+        Self { group, message, said: Rc::default(), asked, tickets, refused, refusal: None }
     }
 
     async fn run(mut self) -> Option<(usize, Vec<u8>)> {
         for round in ROUNDS {
             let end = Instant::now() + round;
-            for server in self.group.order() {
+            let order = self.group.order();
+            for (place, server) in order.iter().copied().enumerate() {
                 if self.refused.contains(&server) {
                     continue;
                 }
                 self.ask(server).await;
-                let patience = self.group.track(server).patience();
+                let Some(next) = order.get(place + 1) else { break };
+                let patience = self.group.track(server).patience(&self.group.track(*next));
                 if let Some(found) = self.wait((Instant::now() + patience).min(end)).await {
                     return Some(found);
                 }
@@ -88,11 +87,12 @@ impl<'a> Race<'a> {
     }
 
     async fn ask(&mut self, server: usize) {
-        let ask = Ask { message: Rc::clone(&self.message), server, to: self.to.clone() };
+        let ask = Ask { message: Rc::clone(&self.message), server, to: Rc::clone(&self.said) };
         self.asked.push((server, Instant::now()));
+        self.group.note(server, super::track::Track::asked);
         match self.group.send(server, ask).await {
             Ok(ticket) => self.tickets.push(ticket),
-            Err(_) => drop(self.to.send((server, Said::Unreachable))),
+            Err(_) => self.said.put((server, Said::Unreachable)),
         }
     }
 
@@ -100,7 +100,7 @@ impl<'a> Race<'a> {
     /// server at once.
     async fn wait(&mut self, until: Instant) -> Option<(usize, Vec<u8>)> {
         let (server, said) = tokio::select! {
-            said = self.said.recv() => said?,
+            said = self.said.take() => said,
             () = sleep_until(until) => return None,
         };
         let Said::Answer(found) = said else {
@@ -149,10 +149,10 @@ fn probe(group: &Rc<Group>, message: &Rc<[u8]>) {
     for server in (0..group.len()).filter(|s| group.track(*s).is_dead()) {
         let (group, message) = (Rc::clone(group), Rc::clone(message));
         tokio::task::spawn_local(async move {
-            let (to, mut said) = mpsc::unbounded_channel();
-            let began = Instant::now();
+            let (said, began) = (Channel::default(), Instant::now());
+            let to = Rc::clone(&said);
             let Ok(_ticket) = group.send(server, Ask { message, server, to }).await else { return };
-            if let Ok(Some((_, Said::Answer(_)))) = timeout(PROBE_PATIENCE, said.recv()).await {
+            if let Ok((_, Said::Answer(_))) = timeout(PROBE_PATIENCE, said.take()).await {
                 group.note(server, |track| track.answered(began.elapsed()));
             }
         });
