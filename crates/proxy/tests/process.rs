@@ -363,3 +363,52 @@ fn a_sandbox_that_is_not_served_is_left_alone() {
         assert_eq!(look(&lab::udp(&netns), SERVER, "keeps"), found(&["10.0.0.9"]));
     });
 }
+
+#[test]
+fn addresses_are_in_the_firewall_before_they_are_told() {
+    run(|| async {
+        if !sampan_testkit::missing_programs(&["nft"]).is_empty() {
+            sampan_testkit::skip("addresses_are_in_the_firewall", "nft is missing");
+            return;
+        }
+        let nft = |args: &str| {
+            let mut command = std::process::Command::new("nft");
+            let output = command.args(args.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        nft("add table inet pol");
+        nft("add set inet pol four { type ipv4_addr ; flags timeout ; }");
+        nft("add set inet pol six { type ipv6_addr ; flags timeout ; }");
+        let _upstream = Upstream::start("127.0.0.53", Mood::Answers)
+            .name("www.example", &[[192, 0, 2, 1], [192, 0, 2, 2]])
+            .name("example", &[[192, 0, 2, 3]])
+            .name("late.example", &[[192, 0, 2, 4]]);
+        let (lab, net) = (Lab::new("nameserver 127.0.0.53\n"), NetworkId::random());
+        let a = lab.sandbox(&net, &["aa"], "10.0.0.1");
+        set(&lab, &[&a]).await;
+        let spec = sampan_net::names::NameSet {
+            name: "*.example".to_owned(),
+            table: "pol".to_owned(),
+            set4: "four".to_owned(),
+            set6: "six".to_owned(),
+        };
+        assert_eq!(a.look("late.example"), found(&["192.0.2.4"]), "before anybody asks for it");
+        lab.client.fill(vec![spec.clone()]).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(a.look("www.example"), found(&["192.0.2.1", "192.0.2.2"]));
+            assert_eq!(a.look("example"), found(&["192.0.2.3"]));
+            assert_eq!(a.look("late.example"), found(&["192.0.2.4"]));
+            let list = nft("list set inet pol four");
+            for address in ["192.0.2.1 ", "192.0.2.2 ", "192.0.2.4 "] {
+                assert!(list.contains(&format!("{address}timeout")), "{address} in {list}");
+            }
+            assert!(!list.contains("192.0.2.3"), "{list}");
+        }
+        // A set that was made anew is filled with what was told before.
+        nft("flush set inet pol four");
+        lab.client.fill(vec![spec]).await.unwrap();
+        assert!(nft("list set inet pol four").contains("192.0.2.2 timeout"));
+        lab.client.fill(vec![]).await.unwrap();
+    });
+}
