@@ -283,9 +283,8 @@ impl Inner {
     /// After policies changed, other endpoints may reach each other past their
     /// bridge.
     async fn straighten_again(&self) {
-        let sandboxes = self.state().sandboxes.clone();
         let mut repairs = Repairs::default();
-        self.restore_straight(&sandboxes, &mut repairs).await;
+        self.restore_straight(None, &mut repairs).await;
         for failure in repairs.failed {
             tracing::warn!(%failure, "ways past a bridge are not up to date");
         }

@@ -46,7 +46,7 @@ impl Inner {
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
-        self.restore_straight(&sandboxes, &mut repairs).await;
+        self.restore_straight(Some(&sandboxes), &mut repairs).await;
         self.remove_orphans(&sandboxes, observed, &mut repairs).await;
         self.state().sandboxes = sandboxes;
         if let Err(e) = self.apply_policies(true).await {

@@ -131,11 +131,10 @@ impl Inner {
                 // What could not be restored stays what it was.
                 Some(_) if repairs.failed.len() > failures => {}
                 Some(after) => {
+                    self.state().sandboxes.insert(sandbox.clone(), after);
                     if repairs.restored.len() > restored {
-                        let attached = super::sandbox::attached(&self.state(), &after);
-                        self.straighten(&after.spec, &attached).await;
+                        self.straighten(&sandbox).await;
                     }
-                    self.state().sandboxes.insert(sandbox, after);
                 }
                 None => repairs.lost.push(sandbox),
             }

@@ -27,7 +27,6 @@ impl Inner {
                 return Err(e);
             }
         };
-        self.straighten(&spec, &attached).await;
         let forwards = plan::forwards(&spec, &attached);
         if let Err(e) = self.firewall.add_forwards(forwards.clone()).await {
             self.undo(&spec, &attached).await;
@@ -43,7 +42,9 @@ impl Inner {
             }
             return Err(e);
         }
-        self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
+        let id = joined.spec.sandbox.clone();
+        self.state().sandboxes.insert(id.clone(), joined);
+        self.straighten(&id).await;
         self.joined.notify_one();
         Ok(sandbox)
     }
@@ -246,9 +247,10 @@ impl Inner {
             set_sysctls(namespace, sysctls).await?;
         }
         self.route_sandbox(namespace, &after.spec, all, None).await?;
-        let newest = all.last().map_or(all, std::slice::from_ref);
-        self.straighten(&after.spec, newest).await;
-        self.repoint(after, all).await
+        let sandbox = after.spec.sandbox.clone();
+        self.repoint(after, all).await?;
+        self.straighten(&sandbox).await;
+        Ok(())
     }
 
     /// The first name of `prefix` and a number that no interface has.

@@ -1,4 +1,10 @@
 //! Which endpoints reach each other past their bridge.
+//!
+//! Be aware:
+//! - Deciding about an endpoint and setting its entry is one turn, in which no
+//!   other is set or removed. A sandbox is in the state before its turn, and
+//!   no longer when its entries are removed: so a change of policies that
+//!   comes between finds it, and an entry never comes back.
 
 use std::collections::HashMap;
 
@@ -11,24 +17,40 @@ use crate::config::SandboxSpec;
 use crate::redirect::Straight;
 
 impl Inner {
-    /// Leads frames past the bridge between a sandbox's new endpoints and
-    /// their neighbours, where that may be.
-    pub(super) async fn straighten(&self, spec: &SandboxSpec, attached: &[Attached]) {
-        self.redirect.add(self.straight(spec, attached)).await;
+    /// Leads frames past the bridge between a sandbox's endpoints and their
+    /// neighbours, where that may be.
+    pub(super) async fn straighten(&self, sandbox: &SandboxId) {
+        let turn = self.redirect.turn().await;
+        let endpoints = {
+            let state = self.state();
+            let Some(joined) = state.sandboxes.get(sandbox).cloned() else { return };
+            let attached = super::sandbox::attached(&state, &joined);
+            drop(state);
+            self.straight(&joined.spec, &attached)
+        };
+        turn.add(endpoints).await;
     }
 
-    /// Makes the straight ways those that these sandboxes shall have: after a
-    /// start, a repair, or a change of policies.
+    /// Makes the straight ways those that the sandboxes shall have: these, or
+    /// those of the state. After a start, a repair, or a change of policies.
     pub(super) async fn restore_straight(
         &self,
-        sandboxes: &HashMap<SandboxId, Joined>,
+        sandboxes: Option<&HashMap<SandboxId, Joined>>,
         repairs: &mut Repairs,
     ) {
+        let turn = self.redirect.turn().await;
+        let known;
+        let sandboxes = if let Some(sandboxes) = sandboxes {
+            sandboxes
+        } else {
+            known = self.state().sandboxes.clone();
+            &known
+        };
         let endpoints = sandboxes.values().flat_map(|joined| {
             let attached = super::sandbox::attached(&self.state(), joined);
             self.straight(&joined.spec, &attached)
         });
-        match self.redirect.restore(endpoints.collect()).await {
+        match turn.restore(endpoints.collect()).await {
             Ok(restored) => {
                 let repairs_of = |what| Repair::of(RepairKind::Redirect, what);
                 repairs.restored.extend(restored.into_iter().map(repairs_of));

@@ -16,7 +16,7 @@
 //! - An entry names a link by number. It is removed before its link is.
 //! - The programs on the links outlive this process, with the maps of its
 //!   time. The next one loads its own, fills them, and takes the place on
-//!   each link; see [`Redirect::restore`].
+//!   each link; see [`Turn::restore`].
 
 mod table;
 
@@ -102,13 +102,34 @@ pub(crate) struct Redirect {
     worker: Worker,
     /// Locked by jobs of the network thread only, hence never contended.
     state: Arc<Mutex<State>>,
+    /// Held from a decision about endpoints until it is carried out.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The right to decide what is redirected; nobody else has it meanwhile.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    redirect: &'a Redirect,
+    _held: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl Redirect {
-    /// Nothing is loaded before [`Redirect::restore`] or [`Redirect::add`].
+    /// Nothing is loaded before [`Turn::restore`] or [`Turn::add`].
     pub fn new(wanted: bool, worker: Worker) -> Self {
         let state = if wanted { State::Wanted } else { State::Off };
-        Self { worker, state: Arc::new(Mutex::new(state)) }
+        Self { worker, state: Arc::new(Mutex::new(state)), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Waits for its turn.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { redirect: self, _held: self.turn.lock().await }
+    }
+
+    /// Ends it for an endpoint whose link is about to go.
+    pub async fn remove(&self, endpoint: &EndpointId) -> Result<(), NetError> {
+        let _turn = self.turn().await;
+        let endpoint = endpoint.clone();
+        self.with(move |table, _| table.map_or(Ok(()), |table| table.remove(&endpoint))).await?
     }
 
     /// Does something with the table, if there is one, on the network thread.
@@ -123,7 +144,9 @@ impl Redirect {
         };
         self.worker.run(run).await
     }
+}
 
+impl Turn<'_> {
     /// Redirects to and from endpoints that were attached.
     pub async fn add(&self, endpoints: Vec<Straight>) {
         let endpoints: Vec<_> = endpoints.into_iter().filter(|e| e.allowed).collect();
@@ -139,23 +162,17 @@ impl Redirect {
             }
         };
         // Without the thread there is nothing to speed up either.
-        let _ = self.with(job).await;
-    }
-
-    /// Ends it for an endpoint whose link is about to go.
-    pub async fn remove(&self, endpoint: &EndpointId) -> Result<(), NetError> {
-        let endpoint = endpoint.clone();
-        self.with(move |table, _| table.map_or(Ok(()), |table| table.remove(&endpoint))).await?
+        let _ = self.redirect.with(job).await;
     }
 
     /// Makes `endpoints` the only ones that are redirected, as far as they may
     /// be, and takes the program of an earlier process off the others. Says
     /// what was missing, a line each.
     pub async fn restore(&self, endpoints: Vec<Straight>) -> Result<Vec<String>, NetError> {
-        self.with(move |table, route| match table {
+        let job = move |table: Option<&mut Table>, route: &mut Route| match table {
             Some(table) => table.restore(route, &endpoints),
             None => table::clear(route, &endpoints).map(|()| Vec::new()),
-        })
-        .await?
+        };
+        self.redirect.with(job).await?
     }
 }

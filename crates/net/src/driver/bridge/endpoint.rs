@@ -182,7 +182,6 @@ impl<'a> Plan<'a> {
         let port = PortChange {
             isolated: (!self.config.icc).then_some(true),
             hairpin: bridge_filtered().then_some(true),
-            ..PortChange::default()
         };
         if port != PortChange::default() {
             requests.push(set_port(LinkRef::Name(link), &port));
@@ -427,7 +426,6 @@ fn complete_outside(
         let port = PortChange {
             isolated: Some(!plan.config.icc),
             hairpin: Some(hairpin),
-            ..PortChange::default()
         };
         requests.push(set_port(LinkRef::Name(name), &port));
         kernel.route.run(requests).map_err(plan.failed())?;
