@@ -49,9 +49,18 @@ pub(super) async fn run(
 }
 
 /// A destination of the host's routes with the name of its link.
-struct Taken {
+pub(crate) struct Taken {
     net: IpNet,
     link: String,
+}
+
+impl Taken {
+    /// The destinations with the names of their links.
+    pub fn all(view: &View, destinations: Vec<Destination>) -> Vec<Self> {
+        let name = |index| view.links.iter().find(|l| l.index == index).map(|l| l.name.clone());
+        let named = |d: Destination| Self { net: d.net, link: name(d.link).unwrap_or_default() };
+        destinations.into_iter().map(named).collect()
+    }
 }
 
 type Host = (Vec<Finding>, Vec<Taken>, Vec<OtherChain>);
@@ -69,11 +78,7 @@ async fn host(inner: &Inner) -> Result<Host, NetError> {
         findings.extend(forwarding());
     }
     findings.extend(uplink(inner, &view));
-    let taken = |d: Destination| {
-        let link = view.links.iter().find(|l| l.index == d.link);
-        Taken { net: d.net, link: link.map(|l| l.name.clone()).unwrap_or_default() }
-    };
-    Ok((findings, destinations.into_iter().map(taken).collect(), chains))
+    Ok((findings, Taken::all(&view, destinations), chains))
 }
 
 fn forwarding() -> Option<Finding> {
@@ -107,7 +112,7 @@ fn uplink(inner: &Inner, view: &View) -> Vec<Finding> {
 }
 
 /// Routes of the host that lead where a network's containers are.
-fn overlaps(network: &NetworkSpec, destinations: &[Taken]) -> Vec<Finding> {
+pub(crate) fn overlaps(network: &NetworkSpec, destinations: &[Taken]) -> Vec<Finding> {
     let DriverConfig::Bridge(config) = &network.driver else { return Vec::new() };
     let mut findings = Vec::new();
     for subnet in &config.subnets {
@@ -121,8 +126,8 @@ fn overlaps(network: &NetworkSpec, destinations: &[Taken]) -> Vec<Finding> {
                 if taken.link.is_empty() { String::new() } else { format!(" by {}", taken.link) };
             let text = format!(
                 "the host's route to {}{by} overlaps subnet {} of network {}: addresses of both \
-                 can't be reached; create the network anew with another --subnet",
-                taken.net, subnet.net, network.name
+                 can't be reached; move the network: sampan network migrate {}",
+                taken.net, subnet.net, network.name, network.name
             );
             findings.push(Finding::warning(Subject::Network(network.id.clone()), text));
         }

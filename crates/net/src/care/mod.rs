@@ -15,6 +15,7 @@ use sampan_sys::netlink::Route;
 use sampan_sys::netns::NetNs;
 use sampan_types::{NetworkId, SandboxId};
 
+pub(crate) use check::{Taken, overlaps};
 pub use stats::EndpointStats;
 pub use trace::{Hop, Place, Trace, TraceRequest, Verdict};
 

@@ -22,7 +22,7 @@ mod contest;
 mod inspect;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,9 +39,10 @@ pub use inspect::{Finding, Severity, Subject};
 pub(crate) use inspect::{host as inspect_host, inside as inspect_inside};
 pub(crate) use view::View;
 
+use crate::care::{Taken, overlaps};
 use crate::config::{Attachment, DriverConfig};
 use crate::error::NetError;
-use crate::manager::Inner;
+use crate::manager::{Inner, Joined};
 
 /// How long further events are waited for after the first one.
 const MOMENT: Duration = Duration::from_millis(40);
@@ -71,6 +72,8 @@ struct Watcher {
     route: Option<Route>,
     known: Known,
     contest: Contest,
+    /// What was warned of, until it is no more.
+    warned: HashSet<String>,
     /// The sandboxes whose namespaces have a number in `known`.
     numbered: HashMap<SandboxId, i32>,
 }
@@ -99,6 +102,7 @@ impl Watch {
             route: Some(route),
             known,
             contest: Contest::default(),
+            warned: HashSet::new(),
             numbered: HashMap::new(),
         };
         Ok(Self { task: tokio::spawn(watcher.run()) })
@@ -193,16 +197,7 @@ impl Watcher {
         let Some(inner) = self.inner.upgrade() else { return };
         self.number_sandboxes(&inner);
         let mut scope = Scope { forwarding: true, firewall: true, ..Scope::default() };
-        if let Some(mut route) = self.route.take() {
-            let read = tokio::task::spawn_blocking(move || (View::read(&mut route), route)).await;
-            if let Ok((view, route)) = read {
-                self.route = Some(route);
-                match view {
-                    Ok(view) => suspect(inspect_host(&inner.state(), &view), &mut scope),
-                    Err(error) => tracing::warn!(%error, "failed to read the host's links"),
-                }
-            }
-        }
+        self.look_at_host(&inner, &mut scope).await;
         let sandboxes: Vec<(SandboxId, std::path::PathBuf, Vec<Attachment>)> = {
             let state = inner.state();
             // What these have on the host is for their driver to compare.
@@ -212,6 +207,9 @@ impl Watcher {
                 .filter(|n| matches!(n.driver, DriverConfig::Macvlan(_) | DriverConfig::Ipvlan(_)));
             scope.networks.extend(upper.map(|n| n.id.clone()));
             let all = state.sandboxes.iter();
+            // Limits are seen by nobody but who sets them.
+            let limited = all.clone().filter(|(_, joined)| is_limited(joined));
+            scope.sandboxes.extend(limited.map(|(sandbox, _)| sandbox.clone()));
             all.filter_map(|(sandbox, joined)| {
                 let path = joined.sandbox.netns.clone()?;
                 Some((sandbox.clone(), path, joined.sandbox.attachments.clone()))
@@ -232,6 +230,35 @@ impl Watcher {
         self.repair(&inner, scope).await;
     }
 
+    async fn look_at_host(&mut self, inner: &Inner, scope: &mut Scope) {
+        let Some(mut route) = self.route.take() else { return };
+        let read = tokio::task::spawn_blocking(move || {
+            let read = View::read(&mut route).and_then(|v| Ok((v, route.destinations()?)));
+            (read, route)
+        });
+        let Ok((read, route)) = read.await else { return };
+        self.route = Some(route);
+        match read {
+            Ok((view, destinations)) => {
+                suspect(inspect_host(&inner.state(), &view), scope);
+                self.warn(inner, &Taken::all(&view, destinations));
+            }
+            Err(error) => tracing::warn!(%error, "failed to read the host's links"),
+        }
+    }
+
+    /// Warns of routes that came to the host after a network whose subnet they
+    /// overlap, once each.
+    fn warn(&mut self, inner: &Inner, taken: &[Taken]) {
+        let networks: Vec<_> = inner.state().networks.values().cloned().collect();
+        let found = networks.iter().flat_map(|network| overlaps(network, taken));
+        let found: HashSet<String> = found.map(|finding| finding.text).collect();
+        for text in found.difference(&self.warned) {
+            tracing::warn!("{text}");
+        }
+        self.warned = found;
+    }
+
     async fn repair(&mut self, inner: &Arc<Inner>, scope: Scope) {
         if scope.is_empty() {
             return;
@@ -246,6 +273,10 @@ impl Watcher {
             inner.tell_repair(repair);
         }
     }
+}
+
+fn is_limited(joined: &Joined) -> bool {
+    joined.spec.endpoints.iter().any(|endpoint| !endpoint.rate.is_none())
 }
 
 /// Marks what findings are about.
