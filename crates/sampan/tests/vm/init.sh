@@ -17,8 +17,6 @@ if [ "$1" != second ]; then
 fi
 
 mkdir -p /sbin /run /tmp /var/lib /var/log
-rm -rf /var/run
-ln -s /run /var/run
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev

@@ -102,7 +102,6 @@ fn image(kernel: &Kernel) -> std::io::Result<Image> {
     let image = Image::new()?;
     image.add_modules(kernel, MODULES)?;
     image.add_program("ip")?;
-    image.add_program("nft")?;
     image.add_stripped(Path::new(SAMPAN), "sampan")?;
     image.add_file("init", include_bytes!("init.sh"))?;
     for (name, text) in CHECKS {
@@ -145,7 +144,10 @@ fn watch(mut machine: Machine) -> usize {
     if !done {
         failed += 1;
         let at = running.unwrap_or_else(|| "no check".to_owned());
-        say(&format!("test vm::{at} ... FAILED: the machine stopped\n{}", machine.tail()));
+        say(&format!("test vm::{at} ... FAILED: the machine stopped"));
+    }
+    if failed > 0 {
+        say(&format!("the console's end:\n{}", machine.tail()));
     }
     let seconds = began.elapsed().as_secs();
     say(&format!("vm: {passed} passed; {failed} failed; {seconds} s"));

@@ -70,7 +70,10 @@ impl Machine {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.lines.recv_timeout(left.max(Duration::from_millis(1))) {
             Ok(line) => {
-                self.tail.push_back(line.clone());
+                // What is said to the test is not said twice.
+                if !line.starts_with("@@") {
+                    self.tail.push_back(line.clone());
+                }
                 if self.tail.len() > KEPT {
                     self.tail.pop_front();
                 }
@@ -81,7 +84,7 @@ impl Machine {
         }
     }
 
-    /// The console's last lines.
+    /// The console's last lines, but for those that begin with `@@`.
     #[must_use]
     pub fn tail(&self) -> String {
         self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")

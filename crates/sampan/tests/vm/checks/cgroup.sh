@@ -15,7 +15,7 @@ check_a_child_that_is_killed_for_memory_is_flagged_at_the_end() {
     is "$(sampan inspect -f '{{.State.Running}}' parent)" true
     sampan stop -t 0 parent
     is "$(sampan inspect -f '{{.State.OOMKilled}}' parent)" true
-    has "$(sampan events --since 1h --until "$(date +%s)" --filter event=oom)" name=parent
+    has "$(sampan events --since 1h --until "$(($(date +%s) + 1))" --filter event=oom)" name=parent
 }
 
 check_limits_are_where_the_kernel_reads_them() {

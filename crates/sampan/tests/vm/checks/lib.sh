@@ -1,8 +1,11 @@
 # What the checks share. Sourced with `set -eu` on; a check fails with its
 # first command that fails.
 
+# The shell takes its own applets before programs of the same name.
+ip() { /usr/sbin/ip "$@"; }
+
 # Runs a script in the namespace on the other side of the LAN.
-outside() { nsenter --net=/run/netns/outside sh -ec "$1"; }
+outside() { nsenter --net=/run/netns/outside sh -ec ". /checks/lib.sh; $1"; }
 
 # Asks the web server at $1; run it where the question comes from.
 ask() { timeout 5 wget -q -O - "http://$1/"; }
