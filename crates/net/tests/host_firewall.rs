@@ -93,6 +93,7 @@ fn rules_of_iptables_are_obeyed() {
             ["everyone", "blocked by ip filter UFW", "blocked by ip filter INPUT"],
         );
         assert_eq!(ask_from_host(Ipv4Addr::LOCALHOST, 8082), says("172.17.0.1"), "the host may");
+        sh("nft list ruleset; iptables -S");
         sh("iptables -I INPUT -s 10.99.0.0/24 -j ACCEPT");
         within_a_second(&lab, 8082, says(OUTSIDE)).await;
         assert_eq!(exposures(&lab, &spec).await[2], "partly: ip filter INPUT decides");

@@ -94,9 +94,13 @@ impl Gate {
     }
 }
 
-/// The packet goes to a port that is in a set.
-pub(super) fn when_listed(gate: Gate) -> When {
-    let (mut when, _) = key(gate.kind, gate.family);
+/// The packet goes to a port that is in a set of a table of family `table`.
+pub(super) fn when_listed(gate: Gate, table: Family) -> When {
+    let (key, _) = key(gate.kind, gate.family);
+    // nft gives up at a question for the family where there is but one.
+    let mut when =
+        if table == Family::Inet { When::always().of(gate.family) } else { When::always() };
+    when.0.extend(key.0);
     when.0.push(Expr::lookup(gate.name(), Register(0)));
     when
 }
@@ -124,10 +128,11 @@ fn empty(kind: Kind, family: Family) -> Set {
     Set::new(kind.name(family), key, value)
 }
 
-/// Loads a map's key, and says how many words an address has.
+/// Loads a map's key from a packet of the family, and says how many words an
+/// address has.
 fn key(kind: Kind, family: Family) -> (When, u8) {
     let words = if family == Family::Ipv6 { 4 } else { 1 };
-    let mut when = When::always().of(family);
+    let mut when = When::always();
     when.0.push(Expr::meta(MetaKey::L4Proto, Register(0)));
     let port = match kind {
         Kind::OneAddress | Kind::Routed => {
@@ -147,7 +152,9 @@ fn lookup(kind: Kind, family: Family) -> Option<Rule> {
         Kind::AllAddresses => "ports of all addresses",
         Kind::Routed => return None,
     };
-    let (mut when, words) = key(kind, family);
+    let (key, words) = key(kind, family);
+    let mut when = When::always().of(family);
+    when.0.extend(key.0);
     // The value is put where none of the key's words is.
     let (target, target_port) = (Register(8), Register(8 + words));
     when.0.push(Expr::lookup_data(kind.name(family), Register(0), target));
@@ -156,7 +163,9 @@ fn lookup(kind: Kind, family: Family) -> Option<Rule> {
 
 /// The packet goes to a published port by the container's own address.
 pub(super) fn when_routed(family: Family) -> When {
-    let (mut when, _) = key(Kind::Routed, family);
+    let (key, _) = key(Kind::Routed, family);
+    let mut when = When::always().of(family);
+    when.0.extend(key.0);
     when.0.push(Expr::lookup(Kind::Routed.name(family), Register(0)));
     when
 }

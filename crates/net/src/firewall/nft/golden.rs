@@ -11,7 +11,7 @@ use sampan_sys::netns::NetNs;
 use sampan_sys::nft::Nft;
 use sampan_types::NetworkId;
 
-use super::{Wanted, enforce};
+use super::{Mirror, Wanted, enforce};
 use crate::config::GatewayMode;
 use crate::firewall::{Forward, NetworkRules};
 use crate::ports::Protocol;
@@ -23,6 +23,8 @@ struct Page {
     text: &'static str,
     networks: Vec<NetworkRules>,
     forwards: Vec<Forward>,
+    /// The host's own rules, which are obeyed.
+    host: &'static str,
 }
 
 fn network(name: &str, bridge: &str, subnets: &[&str]) -> NetworkRules {
@@ -73,7 +75,14 @@ fn routed(protocol: Protocol, target: &str) -> Forward {
 }
 
 fn of_networks() -> Vec<Page> {
-    let page = |file, title, text, networks| Page { file, title, text, networks, forwards: vec![] };
+    let page = |file, title, text, networks| Page {
+        file,
+        title,
+        text,
+        networks,
+        forwards: vec![],
+        host: "",
+    };
     vec![
         page(
             "clean",
@@ -158,6 +167,7 @@ fn of_ports() -> Vec<Page> {
                 n.gateway_mode_ipv6 = GatewayMode::Routed;
             })],
             forwards: vec![routed(tcp, "172.18.0.2:80"), routed(tcp, "[fd00:18::2]:80")],
+            host: "",
         },
         Page {
             file: "published-ports",
@@ -173,6 +183,25 @@ fn of_ports() -> Vec<Page> {
                 forward(tcp, "[::]:8081", "[fd00:18::2]:80"),
                 forward(udp, "[2001:db8::7]:53", "[fd00:18::2]:53"),
             ],
+            host: "",
+        },
+        Page {
+            file: "host-firewall",
+            title: "The host's own firewall, obeyed",
+            text: "With `respect-host-firewall` each table of others that filters at the hook \
+                   `input` has a copy beside Sampan's table, just before the destination is \
+                   translated. Only new flows to published ports get there; what the copy lets \
+                   through is led to the container.",
+            networks: vec![default_bridge()],
+            forwards: vec![forward(tcp, "0.0.0.0:8080", "172.17.0.2:80")],
+            host: "table ip filter {
+                chain INPUT {
+                    type filter hook input priority filter; policy drop;
+                    ct state established,related accept
+                    ip saddr 192.0.2.0/24 jump services
+                }
+                chain services { tcp dport { 22, 8080 } accept; }
+            }",
         },
     ]
 }
@@ -183,12 +212,20 @@ fn listed(page: Page) -> String {
         // As on a host without br_netfilter, whether or not there is one.
         let _ = sampan_sys::sysctl::write("net/bridge/bridge-nf-call-ip6tables", "0");
         let forwards = page.forwards.into_iter().collect();
-        let mut wanted = Wanted { networks: page.networks, forwards, mirror: None };
+        let mirror = (!page.host.is_empty()).then(Mirror::default);
+        let mut wanted = Wanted { networks: page.networks, forwards, mirror, verified: None };
+        if !page.host.is_empty() {
+            let loaded = Command::new("nft").arg(page.host).output().unwrap();
+            assert!(loaded.status.success(), "{loaded:?}");
+        }
         let mut nft = Nft::open().unwrap();
         assert!(enforce(&mut nft, "sampan", &mut wanted).unwrap());
         assert!(!enforce(&mut nft, "sampan", &mut wanted).unwrap(), "the kernel has it as written");
-        let output =
-            Command::new("nft").args(["list", "table", "inet", "sampan"]).output().unwrap();
+        let list: &[&str] = match page.host {
+            "" => &["list", "table", "inet", "sampan"],
+            _ => &["list", "ruleset"],
+        };
+        let output = Command::new("nft").args(list).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     });

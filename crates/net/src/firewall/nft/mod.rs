@@ -62,7 +62,13 @@ struct Wanted {
     forwards: Forwards,
     /// Copies of the host's rules, in tables beside it.
     mirror: Option<Mirror>,
+    /// What was true when all of this was compared with the kernel and found
+    /// right; while it is, nothing needs to be compared.
+    verified: Option<Verified>,
 }
+
+/// The generation of the namespace's ruleset, and whether `::1` is answered.
+type Verified = (u32, bool);
 
 impl NftFirewall {
     /// The firewall with a table of this name. With `respects_host`,
@@ -165,6 +171,19 @@ fn enforce(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, Netl
     Ok(enforce_mirror(nft, table, wanted)? || different)
 }
 
+/// As [`enforce`], and nothing when nobody changed any ruleset since the last
+/// time.
+fn verify(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, NetlinkError> {
+    let current = (nft.generation()?, answers_reach_loopback6());
+    if wanted.verified == Some(current) {
+        return Ok(false);
+    }
+    let different = enforce(nft, table, wanted)?;
+    // What was different was written, which makes another generation.
+    wanted.verified = (!different).then_some(current);
+    Ok(different)
+}
+
 fn enforce_mirror(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, NetlinkError> {
     match &mut wanted.mirror {
         Some(mirror) => mirror.enforce(nft, table, &wanted.forwards),
@@ -246,8 +265,7 @@ impl Firewall for NftFirewall {
     fn verify(&self) -> BoxFuture<'_, Result<bool, NetError>> {
         Box::pin(async {
             let policies = self.policies.verify().await;
-            let rest = self
-                .change("restore the firewall", enforce);
+            let rest = self.change("restore the firewall", verify);
             Ok(rest.await? | policies?)
         })
     }

@@ -298,7 +298,7 @@ fn add_gate(
     ];
     rules.extend(gates(family).map(|set| {
         let to_copy = Verdict::Jump(copy.to_owned());
-        forwards::when_listed(set).verdict(&gate, "as at the hook input", to_copy)
+        forwards::when_listed(set, family).verdict(&gate, "as at the hook input", to_copy)
     }));
     for rule in &rules {
         batch.add_rule(table, rule);
