@@ -87,12 +87,14 @@ fn rewrite(
 /// When the kernel refuses.
 pub fn install() -> Result<bool, NetlinkError> {
     let mut nft = Nft::open().map_err(NetlinkError::Socket)?;
-    let wanted = ruleset();
-    if nft.dump(TABLE)?.is_some_and(|found| found == wanted.clone().sorted()) {
-        return Ok(false);
+    let (wanted, mut batch) = (ruleset(), Batch::new());
+    match nft.dump(TABLE)? {
+        Some(found) if found == wanted.clone().sorted() => return Ok(false),
+        Some(_) => drop(batch.replace_table(TABLE, &wanted)),
+        // To remove something, even what was never there, costs the kernel
+        // milliseconds when the socket is closed.
+        None => drop(batch.add_table(TABLE).add_ruleset(TABLE, &wanted)),
     }
-    let mut batch = Batch::new();
-    batch.replace_table(TABLE, &wanted);
     nft.commit(batch)?;
     Ok(true)
 }
