@@ -49,10 +49,9 @@ impl Table {
     }
 
     fn set_program(&self, route: &mut Route, link: u32) -> Result<(), NetlinkError> {
-        let program = self.program.program().map_err(|e| NetlinkError::Malformed(e.to_string()))?;
         route.run(vec![
             add_clsact(link).present_ok(),
-            set_classifier(link, program, bpf::Redirect::NAME),
+            set_classifier(link, self.program.program(), bpf::Redirect::NAME),
         ])
     }
 

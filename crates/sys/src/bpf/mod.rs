@@ -4,6 +4,7 @@
 //! - The programs of `bpf/` are compiled by `build.rs` and are part of this
 //!   crate; loading them takes a millisecond or two.
 
+mod call;
 mod device;
 mod redirect;
 
