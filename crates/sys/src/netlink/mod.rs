@@ -90,6 +90,12 @@ impl NetlinkError {
         self.errno().is_some_and(is_absence)
     }
 
+    /// Whether the kernel has no room for one more: its table is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.errno() == Some(libc::ENOBUFS)
+    }
+
     /// Whether the object of the request exists already.
     #[must_use]
     pub fn is_present(&self) -> bool {

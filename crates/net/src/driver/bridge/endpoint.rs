@@ -327,7 +327,7 @@ fn activate(
         let near = |g: &IpNet| plan.addresses.iter().any(|a| g.contains(&a.addr()));
         let gateways = plan.config.gateways().filter(near);
         let known = gateways.map(|g| Neighbour { link: inside.index, address: g.addr(), mac });
-        inner.run(known.map(|n| replace_neighbour(&n)).collect())?;
+        introduce(&mut inner, known.collect())?;
     }
     drop(inner);
     // An earlier owner of the address may be known by another MAC address. Of
@@ -335,10 +335,24 @@ fn activate(
     let host = |v6: bool| plan.config.gateways().any(|g| g.addr().is_ipv6() == v6);
     let known = plan.addresses.iter().map(IpNet::addr).filter(|a| host(a.is_ipv6()));
     let neighbour = |address| Neighbour { link: bridge, address, mac: plan.mac.0 };
-    kernel.route.run(known.map(|a| replace_neighbour(&neighbour(a))).collect())?;
+    introduce(&mut kernel.route, known.map(neighbour).collect())?;
     for address in plan.addresses.iter().map(IpNet::addr) {
         if let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, address) {
             tracing::debug!(%address, error = %e, "failed to announce an address");
+        }
+    }
+    Ok(())
+}
+
+/// Makes neighbours known. Where the kernel has no room for them (all
+/// namespaces share one table of a thousand or so), they will be asked for.
+fn introduce(route: &mut Route, neighbours: Vec<Neighbour>) -> Result<(), NetlinkError> {
+    for result in route.run_each(neighbours.iter().map(replace_neighbour).collect())? {
+        match result {
+            Err(e) if e.is_full() => {
+                tracing::debug!(error = %e, "the table of neighbours is full");
+            }
+            result => result?,
         }
     }
     Ok(())
@@ -423,10 +437,7 @@ fn complete_outside(
         || found.hairpin != hairpin
     {
         let mut requests = plan.outside(name, bridge);
-        let port = PortChange {
-            isolated: Some(!plan.config.icc),
-            hairpin: Some(hairpin),
-        };
+        let port = PortChange { isolated: Some(!plan.config.icc), hairpin: Some(hairpin) };
         requests.push(set_port(LinkRef::Name(name), &port));
         kernel.route.run(requests).map_err(plan.failed())?;
         missing = true;
