@@ -20,6 +20,8 @@ use crate::watch::{Finding, Subject, View, inspect_host, inspect_inside};
 const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// After so many sandboxes without an answer no other one is asked.
+const SILENT: u32 = 3;
 /// How long a neighbour with the same address is waited for.
 const NEIGHBOURS: Duration = Duration::from_millis(200);
 
@@ -177,6 +179,7 @@ async fn firewall(inner: &Inner) -> Option<Finding> {
 fn inside(looked: &[Looked]) -> Vec<Finding> {
     let paths: Vec<_> = looked.iter().map(|l| l.netns.clone()).collect();
     let mut findings = Vec::new();
+    let mut silent = 0;
     let mut rest = looked.iter();
     let toured = netns::tour(&paths, |entered| {
         let Some(looked) = rest.next() else { return };
@@ -188,6 +191,13 @@ fn inside(looked: &[Looked]) -> Vec<Finding> {
             Ok(view) => {
                 findings.extend(inspect_inside(&looked.sandbox, &looked.attachments, &view));
                 findings.extend(here(looked, &view));
+                // Where nobody answers, nobody answers the others either.
+                if silent < SILENT
+                    && let Some(finding) = nameless(looked)
+                {
+                    silent += 1;
+                    findings.push(finding);
+                }
             }
             Err(e) => findings.extend(lost(looked, &e)),
         }
@@ -233,18 +243,20 @@ fn here(looked: &Looked, view: &View) -> Vec<Finding> {
             }
         }
     }
-    if let (Some(name), Some(first)) = (&looked.name, looked.attachments.first())
-        && let Err(e) = ask_for(name)
-    {
-        let subject = Subject::Endpoint(looked.sandbox.clone(), first.network.clone());
-        let why = match e.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {PATIENCE:?}"),
-            _ => e.to_string(),
-        };
-        let text = format!("names are not answered at {}: {why}", DNS.ip());
-        findings.push(Finding::error(subject, text));
-    }
     findings
+}
+
+/// A sandbox in which names are not answered.
+fn nameless(looked: &Looked) -> Option<Finding> {
+    let (name, first) = (looked.name.as_ref()?, looked.attachments.first()?);
+    let error = ask_for(name).err()?;
+    let subject = Subject::Endpoint(looked.sandbox.clone(), first.network.clone());
+    let why = match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {PATIENCE:?}"),
+        _ => error.to_string(),
+    };
+    let text = format!("names are not answered at {}: {why}", DNS.ip());
+    Some(Finding::error(subject, text))
 }
 
 /// Asks the name server of the calling thread's namespace for the address of

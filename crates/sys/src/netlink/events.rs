@@ -72,7 +72,7 @@ pub struct RouteEvents {
 
 impl RouteEvents {
     /// Listens in the calling thread's network namespace and in those that
-    /// have a number there. Needs a tokio runtime.
+    /// have a number there.
     ///
     /// # Errors
     /// When the socket can't be made.
@@ -81,7 +81,7 @@ impl RouteEvents {
         Ok(Self { listener: Listener::open(libc::NETLINK_ROUTE, &GROUPS, true, interest)? })
     }
 
-    /// Waits until something changed. Cancel-safe.
+    /// Waits until something changed. Cancel-safe. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the socket failed.

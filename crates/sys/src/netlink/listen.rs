@@ -7,7 +7,7 @@
 //!   or wakes anybody.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::Interest as Direction;
 use tokio::io::unix::AsyncFd;
@@ -55,14 +55,14 @@ pub(crate) struct Interest<'a> {
 /// A socket that hears of the changes in its network namespace.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: AsyncFd<OwnedFd>,
+    socket: OwnedFd,
     datagram: Box<[u8]>,
 }
 
 impl Listener {
     /// A listener of `protocol` (`NETLINK_…`) to `groups` in the calling
     /// thread's network namespace; with `everywhere` also in those that have
-    /// a number there. Needs a tokio runtime.
+    /// a number there.
     pub(crate) fn open(
         protocol: i32,
         groups: &[u32],
@@ -97,37 +97,30 @@ impl Listener {
             option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())?;
         }
         let datagram = vec![0; DATAGRAM].into_boxed_slice();
-        // SAFETY: the descriptor is owned by what the `AsyncFd` owns, and stays
-        // the same for its life.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Direction::READABLE) }
-            .map_err(io::Error::from)?;
         Ok(Self { socket, datagram })
     }
 
-    /// Waits until something was told. Cancel-safe.
+    /// Waits until something was told. Cancel-safe. Needs a tokio runtime.
     pub(crate) async fn ready(&self) -> io::Result<()> {
-        // Stays so until there is nothing left to drain.
-        self.socket.readable().await?.retain_ready();
+        let interest = Direction::READABLE;
+        // Registered for this wait alone: what is told while nobody waits wakes
+        // nobody.
+        // SAFETY: the descriptor is borrowed from `self`, which outlives the
+        // `AsyncFd` and keeps it open.
+        let waiting = unsafe { AsyncFd::register_with_interest(self.socket.as_fd(), interest) };
+        waiting.map_err(io::Error::from)?.readable().await?.retain_ready();
         Ok(())
     }
 
     /// Hands what was told until now to `each`.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Told<'_>)) -> io::Result<Heard> {
-        // Taken before the first look: clearing it when nothing is left keeps
-        // what came in meanwhile.
-        let ready = now(self.socket.readable()).and_then(Result::ok);
-        let fd = self.socket.get_ref().as_raw_fd();
+        let fd = self.socket.as_raw_fd();
         let mut heard = Heard::All;
         for _ in 0..AT_ONCE {
             let (length, namespace) = match receive(fd, &mut self.datagram) {
                 Ok(received) => received,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(mut ready) = ready {
-                        ready.clear_ready();
-                    }
-                    break;
-                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
                     heard = Heard::Overrun;
                     continue;
@@ -141,16 +134,6 @@ impl Listener {
             }
         }
         Ok(heard)
-    }
-}
-
-/// The result of a future that may be ready at once.
-fn now<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match future.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(output) => Some(output),
-        std::task::Poll::Pending => None,
     }
 }
 

@@ -41,7 +41,7 @@ pub struct NftEvents {
 
 impl NftEvents {
     /// Listens in the calling thread's network namespace to the changes of
-    /// everybody but the sockets with the ports `own`. Needs a tokio runtime.
+    /// everybody but the sockets with the ports `own`.
     ///
     /// # Errors
     /// When the socket can't be made.
@@ -50,7 +50,7 @@ impl NftEvents {
         Ok(Self { listener: Listener::open(NETLINK_NETFILTER, &[GROUP], false, interest)? })
     }
 
-    /// Waits until something changed. Cancel-safe.
+    /// Waits until something changed. Cancel-safe. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the socket failed.
