@@ -186,10 +186,11 @@ fn check_mac(network: &NetworkRecord, mac: &str) -> Result<()> {
         DriverConfig::Host | DriverConfig::None => Err(EngineError::Invalid(
             "conflicting options: mac-address and the network mode".to_owned(),
         )),
-        DriverConfig::Ipvlan(_) => Err(EngineError::Invalid(format!(
-            "network {} of driver ipvlan: interfaces have the hardware address of the parent, \
-             none can be given",
-            network.name
+        ref driver if !driver.has_own_mac() => Err(EngineError::Invalid(format!(
+            "network {} of driver {}: interfaces have the hardware address of the parent, none \
+             can be given",
+            network.name,
+            network.driver_name()
         ))),
         _ => Ok(()),
     }

@@ -58,7 +58,9 @@ impl Engine {
         let mut networking = Networking::new(NetworkMode::Private);
         if let Some(other) = validate::container_mode(&mode) {
             let other = self.container(other).map_err(|e| EngineError::Invalid(e.to_string()))?;
-            networking.mode = NetworkMode::Container(other.id().clone());
+            // Of one that shares, the owner's: it may be there for longer.
+            let owner = self.namespace_owner(&other.record()).unwrap_or_else(|| Arc::clone(&other));
+            networking.mode = NetworkMode::Container(owner.id().clone());
             host.network_mode = Some(format!("container:{}", other.id()));
             return Ok(networking);
         }
@@ -186,12 +188,9 @@ impl Engine {
                 Some((IpNet::new_assert(*address, subnet.subnet.prefix_len()), subnet.gateway))
             };
             let (four, six) = (find(true), find(false));
-            let way_out = !network.internal;
+            let way_out = !network.internal && network.driver.has_gateway();
             let fixed = endpoint.config.mac_address.clone().filter(|m| !m.is_empty());
-            let own = !matches!(
-                network.driver,
-                DriverConfig::Host | DriverConfig::None | DriverConfig::Ipvlan(_)
-            );
+            let own = network.driver.has_own_mac();
             let mac = match fixed {
                 Some(text) => Some(text.parse::<MacAddr>().map_err(invalid)?.to_string()),
                 None if own => {

@@ -235,6 +235,24 @@ impl<'a> SubInterfaces<'a> {
     }
 }
 
+impl DriverConfig {
+    /// Whether endpoints have hardware addresses that can be chosen, rather
+    /// than that of the interface that they sit on, or none.
+    #[must_use]
+    pub fn has_own_mac(&self) -> bool {
+        match self {
+            Self::Host | Self::None => false,
+            other => SubInterfaces::of(other).is_none_or(|upper| upper.own_mac),
+        }
+    }
+
+    /// Whether what leaves the network does so by a gateway, if it can leave.
+    #[must_use]
+    pub fn has_gateway(&self) -> bool {
+        SubInterfaces::of(self).is_none_or(|upper| !upper.routed)
+    }
+}
+
 impl MacvlanConfig {
     fn common(&self) -> SubInterfaces<'_> {
         let passthru = self.mode == MacvlanMode::Passthru;
