@@ -37,6 +37,8 @@ dmesg -n 1
 
 # The LAN: eth0 here, a namespace "outside" at the other end.
 modprobe -a bridge veth overlay tun
+# It brings a dummy0 along otherwise.
+modprobe dummy numdummies=0
 ip netns add outside
 ip link add eth0 type veth peer name lan0 netns outside
 ip addr add 10.99.0.1/24 dev eth0

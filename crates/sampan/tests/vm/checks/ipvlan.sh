@@ -16,7 +16,7 @@ check_ipvlan_l2() {
     has "$(sampan exec ia ip link show eth0)" "$(cat /sys/class/net/eth0/address)"
     has "$(refused sampan network create -d ipvlan -o parent=eth0 --subnet 10.98.0.0/24 more)" \
         'parent interface eth0'
-    has "$(refused sampan run --rm --network lan --mac-address 02:00:00:00:00:09 busybox true)" MAC
+    has "$(refused sampan run --rm --network lan --mac-address 02:00:00:00:00:09 busybox true)" 'hardware address'
     sampan rm -f ia ib
     sampan network rm lan
     is "$(links)" "$before"
