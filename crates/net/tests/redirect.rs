@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lab::{Container, GATEWAY, HOST, Lab, endpoint, network, network_with, sandbox, sh};
 use sampan_net::names::NoNames;
+use sampan_net::policy::{Action, Direction, PolicyRule};
 use sampan_net::{MacAddr, NetConfig, Networks, RateLimit, Sandbox, SandboxSpec};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
@@ -116,6 +117,33 @@ fn what_others_have_to_see_goes_by_the_bridge() {
         Container::of(&one).serve(80);
         assert_eq!(Container::of(&other).ask(Ipv4Addr::new(10, 50, 0, 2), 80), None);
         assert_eq!(filters(link(&one)), "");
+    });
+}
+
+#[test]
+fn policies_decide_on_the_bridge() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let pair = pair(&lab).await;
+        let client = Container::of(&pair.client);
+        assert!(by_bridge(&client, &pair.web, WEB) <= STRAY);
+        let allow = PolicyRule {
+            name: "web".to_owned(),
+            subjects: vec![WEB.into()],
+            direction: Direction::Ingress,
+            peers: None,
+            ports: Vec::new(),
+            action: Action::Allow,
+        };
+        let deny = PolicyRule { action: Action::Deny, ..allow.clone() };
+        for _ in 0..2 {
+            lab.networks.set_policies(vec![allow.clone()]).await.unwrap();
+            assert!(by_bridge(&client, &pair.web, WEB) >= 4 * QUESTIONS);
+            lab.networks.set_policies(vec![deny.clone()]).await.unwrap();
+            assert_eq!(client.ask(WEB, 80), None);
+            lab.networks.set_policies(Vec::new()).await.unwrap();
+            assert!(by_bridge(&client, &pair.web, WEB) <= STRAY);
+        }
     });
 }
 
