@@ -61,3 +61,24 @@ pub async fn connect(exec_root: &Path) -> io::Result<UnixStream> {
     let dir = Dir::open(exec_root)?;
     UnixStream::connect(dir.entry(SOCKET)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_paths_are_listened_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        assert!(connect(&deep).await.is_err());
+        let first = listen(&deep).unwrap();
+        drop(first);
+        assert_eq!(connect(&deep).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let _second = listen(&deep).unwrap();
+        connect(&deep).await.unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(socket(&deep)).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 1);
+    }
+}
