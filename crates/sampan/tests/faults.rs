@@ -32,6 +32,7 @@ docker start wa
 docker inspect -f '{{.State.Pid}}' wa >$HOME/pid
 docker network create --subnet 10.9.9.0/30 nn
 docker network connect nn wa
+SAMPAN network migrate --subnet 10.9.8.0/30 nn
 docker network disconnect nn wa
 docker network rm nn
 docker exec wa true
@@ -46,7 +47,9 @@ SAMPAN policy rm pp
 docker kill -s KILL wb
 docker start wb
 docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
+docker run -d --name ws --net container:wb busybox sleep 1000
 docker stop -t 0 wb
+docker rm -f ws
 docker run -d --name wc --net none --restart on-failure:1 busybox false
 timeout 20 docker wait wc
 docker run --rm --net none -v /anon busybox true
@@ -75,6 +78,8 @@ const TWICE: &[(&str, &str)] = &[
     ("stop:after-record", "stop:after-signal"),
     ("exit:before-cleanup", "exit:after-record"),
     ("network-disconnect:after-record", "reconcile:after-adopt"),
+    ("network-connect:after-kernel", "reconcile:after-network"),
+    ("exit:after-shared-leave", "exit:after-leave"),
     ("exec:after-create", "reconcile:after-sweep"),
     ("remove:after-record", "remove:after-snapshot"),
 ];

@@ -102,3 +102,28 @@ fn wrong_changes_are_refused_and_change_nothing() {
     h.docker("start ww");
     has(&h.docker("port ww"), &["0.0.0.0:8083", "0.0.0.0:8080"]);
 }
+
+#[test]
+fn inspect_says_who_can_reach_a_port() {
+    let Some(lan) = Lan::new_or_skip("inspect_says_who_can_reach_a_port") else { return };
+    let mut h = lan.host("h1");
+    h.start_daemon(SAMPAN, &["--respect-host-firewall"]);
+    h.import_busybox();
+    h.docker(&format!("run -d --name ww -p 8080:80 -p 127.0.0.1:8081:80 busybox {}", web(80)));
+    let exposure = |port: &str| {
+        let ports = h.inspect("ww")["NetworkSettings"]["Ports"]["80/tcp"].clone();
+        let of = ports.as_array().unwrap().iter().find(|p| p["HostPort"] == port);
+        of.unwrap()["Exposure"].as_str().unwrap_or_default().to_owned()
+    };
+    eventually("the port", SOON, || reached(&lan, &h, 8080).then_some(()));
+    assert_eq!((exposure("8080"), exposure("8081")), ("everyone".into(), "host only".into()));
+    // The administrator's own rules count.
+    h.sh("nft add table inet mine
+          nft add chain inet mine in '{ type filter hook input priority 0; }'
+          nft add rule inet mine in tcp dport 8080 drop");
+    eventually("the host's rule holds", SOON, || (!reached(&lan, &h, 8080)).then_some(()));
+    assert_eq!(exposure("8080"), "blocked by inet mine in");
+    h.sh("nft delete table inet mine");
+    eventually("the host's rule is gone", SOON, || reached(&lan, &h, 8080).then_some(()));
+    assert_eq!(exposure("8080"), "everyone");
+}

@@ -3,10 +3,13 @@
 
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use ipnet::IpNet;
+use serde::Deserialize;
 
-use super::{Answer, Api};
+use super::{Answer, Api, run};
+use crate::body;
 use crate::error::ApiError;
 use crate::query::Query;
 
@@ -16,6 +19,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/sampan/networks/stats", get(all_stats))
         .route("/sampan/networks/trace", get(trace))
         .route("/sampan/networks/{name}/stats", get(stats))
+        .route("/sampan/networks/{name}/migrate", post(migrate))
 }
 
 /// `network`: the one to look at; all of them without it.
@@ -29,6 +33,23 @@ async fn all_stats(State(api): State<Api>) -> Answer {
 
 async fn stats(State(api): State<Api>, Path(name): Path<String>) -> Answer {
     Ok(Json(api.engine.network_stats(Some(&name)).await?).into_response())
+}
+
+/// The subnets that a network moves to; chosen ones when none is named.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
+struct Migration {
+    subnets: Vec<IpNet>,
+}
+
+async fn migrate(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body::Json(body): body::Json<Migration>,
+) -> Answer {
+    let subnets = body.unwrap_or_default().subnets;
+    let moved = run(async move { api.engine.network_migrate(&name, subnets).await }).await?;
+    Ok(Json(moved).into_response())
 }
 
 /// `from`, `to`, and `port` as `80/tcp`.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::images::options;
 use super::inspect::{InspectOne, Kind};
-use super::network_care::{Check, Stats, Trace};
+use super::network_care::{Check, Migrate, Stats, Trace};
 use super::ps::labels;
 use crate::app::App;
 use crate::client::{Client, plain};
@@ -30,6 +30,7 @@ pub enum Network {
     /// List networks
     #[command(visible_alias = "list")]
     Ls(List),
+    Migrate(Migrate),
     /// Remove all networks that no container uses
     Prune(Prune),
     /// Remove networks
@@ -49,6 +50,7 @@ impl Network {
             Self::Disconnect(verb) => verb.run(app).await,
             Self::Inspect(verb) => verb.run(app, Kind::Network).await,
             Self::Ls(verb) => verb.run(app).await,
+            Self::Migrate(verb) => verb.run(app).await,
             Self::Prune(verb) => verb.run(app).await,
             Self::Rm(verb) => verb.run(app).await,
             Self::Stats(verb) => verb.run(app).await,

@@ -70,6 +70,31 @@ fn check_text(found: &Value) -> String {
     lines
 }
 
+/// Move a bridge network to other subnets; its containers get new addresses
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// The subnet, one for each address family; free ones when none is named
+    #[arg(long, value_name = "CIDR")]
+    subnet: Vec<String>,
+    /// The network
+    #[arg(value_name = "NETWORK")]
+    network: String,
+}
+
+impl Migrate {
+    /// Does it.
+    pub async fn run(self, app: &App) -> Result<()> {
+        let client = app.client().await?;
+        let path = format!("/sampan/networks/{}/migrate", name(&self.network));
+        let body = json!({ "Subnets": self.subnet });
+        let moved = client.post(&path, &Query::new(), Some(&body)).await?;
+        for subnet in moved["Subnets"].as_array().into_iter().flatten() {
+            out::line(text(subnet))?;
+        }
+        Ok(())
+    }
+}
+
 /// Show what passes the endpoints of networks
 #[derive(Debug, Args)]
 pub struct Stats {

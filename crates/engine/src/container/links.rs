@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sampan_net::{DriverConfig, LinkSpec, Protocol};
-use sampan_types::docker::EndpointSettings;
+use sampan_types::docker::{ContainerConfig, EndpointSettings};
 
 use super::Container;
 use crate::Engine;
@@ -139,7 +139,7 @@ impl Engine {
 
     /// What a container's environment says of its links, under what it says
     /// itself.
-    pub(super) fn link_environment(&self, record: &ContainerRecord) -> Vec<String> {
+    fn link_environment(&self, record: &ContainerRecord) -> Vec<String> {
         let own = record.config.env.iter().flatten();
         let own: Vec<&str> = own.filter_map(|v| v.split('=').next()).collect();
         let mut variables = Vec::new();
@@ -149,6 +149,17 @@ impl Engine {
         }
         variables.retain(|v| !own.iter().any(|o| v.split('=').next() == Some(o)));
         variables
+    }
+
+    /// A container's configuration, with what its links add to the
+    /// environment of its processes.
+    pub(crate) fn linked_config(&self, record: &ContainerRecord) -> ContainerConfig {
+        let mut config = record.config.clone();
+        let linked = self.link_environment(record);
+        if !linked.is_empty() {
+            config.env.get_or_insert_default().splice(0..0, linked);
+        }
+        config
     }
 
     /// `/target:/container/alias`, a line for each link on the default bridge.
@@ -161,7 +172,7 @@ impl Engine {
     }
 
     /// After a container's start: those that link to it learn where it is now.
-    pub(super) async fn refresh_links_to(&self, target: &ContainerRecord) {
+    pub(crate) async fn refresh_links_to(&self, target: &ContainerRecord) {
         for c in self.containers() {
             let record = c.record();
             if !record.state.has_process() || record.id == target.id {

@@ -5,6 +5,7 @@
 //! field is there and `null`, `[]` and `""` stand where clients expect them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sampan_types::ExecId;
 use serde_json::{Value, json};
@@ -13,6 +14,9 @@ use super::{json as parts, list};
 use crate::container::state::Health;
 use crate::record::{ContainerRecord, NetworkMode};
 use crate::{Engine, Result};
+
+/// How long an inspection waits to know who can reach published ports.
+const EXPOSURE: Duration = Duration::from_millis(250);
 
 impl Engine {
     /// A container as dockerd's `GET /containers/{id}/json` answers.
@@ -34,10 +38,34 @@ impl Engine {
         if !links.is_empty() {
             out["HostConfig"]["Links"] = json!(links);
         }
+        self.add_exposure(&record, &mut out).await;
         if size {
             self.add_sizes(container.id(), &mut out).await?;
         }
         Ok(out)
+    }
+
+    /// Says of each published port who can reach it. An answer that takes long
+    /// is left out: nobody waits for the network to look at a container.
+    async fn add_exposure(&self, record: &ContainerRecord, out: &mut Value) {
+        let Some(sandbox) = record.networking.sandbox.as_ref() else { return };
+        if record.networking.ports.is_empty() {
+            return;
+        }
+        let known = tokio::time::timeout(EXPOSURE, self.networks().exposure(sandbox)).await;
+        let Ok(Ok(exposures)) = known else { return };
+        for (port, exposure) in exposures {
+            let name = format!("{}/{}", port.container_port, port.protocol);
+            let places = out["NetworkSettings"]["Ports"][name].as_array_mut();
+            for place in places.into_iter().flatten() {
+                let is = |key: &str, value: String| place[key] == value;
+                if is("HostIp", port.host_ip.to_string())
+                    && is("HostPort", port.host_port.to_string())
+                {
+                    place["Exposure"] = exposure.to_string().into();
+                }
+            }
+        }
     }
 
     /// The directories of the container's file system.
@@ -406,6 +434,7 @@ mod tests {
     fn an_ended_container_shows_no_address() {
         let mut record = serving();
         record.state.status = Status::Exited;
+        record.networking.sandbox = None;
         for endpoint in record.networking.endpoints.values_mut() {
             endpoint.live = None;
         }

@@ -105,7 +105,12 @@ impl Engine {
     }
 
     /// Makes in the kernel what the record says of a connection.
-    async fn attach(&self, container: &Container, sandbox: &SandboxId, name: &str) -> Result<()> {
+    pub(super) async fn attach(
+        &self,
+        container: &Container,
+        sandbox: &SandboxId,
+        name: &str,
+    ) -> Result<()> {
         let record = container.record();
         let endpoint = record.networking.endpoints.get(name);
         let spec = endpoint.and_then(|e| self.endpoint_spec(&record, name, e));
@@ -178,7 +183,7 @@ impl Engine {
         Ok(())
     }
 
-    fn release_addresses(&self, network: &NetworkRecord, live: Option<&EndpointLive>) {
+    pub(super) fn release_addresses(&self, network: &NetworkRecord, live: Option<&EndpointLive>) {
         for address in live.into_iter().flat_map(addresses) {
             self.network_table().release(&network.id, address.addr());
             self.unlease(network, address.addr());

@@ -148,7 +148,7 @@ impl Engine {
     }
 
     /// Adds a subnet of each family that is asked for and has none.
-    fn complete_subnets(
+    pub(super) fn complete_subnets(
         &self,
         subnets: &mut Vec<IpamRecord>,
         families: Families,

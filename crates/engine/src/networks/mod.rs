@@ -18,6 +18,7 @@ mod host_routes;
 mod ipam;
 mod ipam_plugin;
 pub(crate) mod leases;
+mod migrate;
 mod options;
 mod plugins;
 mod predefined;

@@ -285,8 +285,8 @@ impl NetworkTable {
         choose_from(&self.pools, &taken, v6)
     }
 
-    /// Puts a network into the store, then into the table. The caller holds
-    /// `changes`.
+    /// Puts a network into the store, then into the table, in the place of the
+    /// one with its id. Its pools are empty. The caller holds `changes`.
     pub(super) async fn insert(&self, record: NetworkRecord) -> Result<Arc<NetworkRecord>> {
         let value = record.encode().map_err(EngineError::part)?;
         let entry = Entry::new(record)?;

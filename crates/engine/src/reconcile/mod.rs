@@ -65,6 +65,7 @@ impl Engine {
         }
         crate::fault!("reconcile:after-sweep");
         self.finish_all(verdicts).await;
+        self.switch_all_on().await;
         self.end_stale_leases().await?;
         Ok(())
     }
