@@ -182,3 +182,54 @@ fn wrong_policies_are_refused_by_name() {
     done(&h, "rm pp");
     assert_eq!(done(&h, "ls -q"), "");
 }
+
+/// Answers 10.88.0.1 to every question for a name, as the host's name server.
+fn serve_names(h: &Host) {
+    let server = r#"
+        socket(S, 2, 2, 17) or die; bind(S, pack("SnC4x8", 2, 53, 127, 0, 0, 53)) or die;
+        while (defined($peer = recv(S, $m, 512, 0))) {
+            my $r = substr($m, 0, 2) . pack("n5", 0x8180, 1, 1, 0, 0) . substr($m, 12);
+            $r .= pack("n3Nn", 0xc00c, 1, 1, 0, 4) . pack("C4", 10, 88, 0, 1);
+            send(S, $r, 0, $peer);
+        }"#;
+    let script = h.dir().join("names.pl");
+    std::fs::write(&script, server).unwrap();
+    h.sh(&format!("perl {} >/dev/null 2>&1 </dev/null &", script.display()));
+    h.sh("echo 'nameserver 127.0.0.53' >/etc/resolv.conf");
+}
+
+#[test]
+fn names_are_allowed_from_the_answer_on() {
+    let Some((_lan, mut h)) = host("names_are_allowed_from_the_answer_on") else { return };
+    serve_names(&h);
+    h.sh("ip address add 10.88.0.1/32 dev lo; ip address add 10.88.0.2/32 dev lo");
+    h.sh("mkdir $HOME/www; busybox httpd -p 80 -h $HOME/www");
+    h.docker("network create nn");
+    done(&h, "create --allow egress --label kept --peer dns=*.allowed.test --priority 1 names");
+    done(&h, "create --deny egress --label kept rest");
+    h.docker("run -d --name kept --label kept --net nn busybox sleep 1000");
+    let (named, other) = ("10.88.0.1", "10.88.0.2");
+    let look = |h: &Host, name: &str| {
+        eventually(name, SOON, || {
+            let out = h.run(&format!("docker exec kept nslookup -type=a {name} 2>&1")).text();
+            out.contains(named).then_some(())
+        });
+    };
+    assert!(!reaches(&h, "kept", named, 80));
+    look(&h, "www.other.test");
+    assert!(!reaches(&h, "kept", named, 80), "the same address by another name");
+    look(&h, "www.allowed.test");
+    assert!(reaches(&h, "kept", named, 80) && !reaches(&h, "kept", other, 80));
+    // What was told is remembered, whoever dies or removes it.
+    crash_and_restart(&mut h);
+    assert!(reaches(&h, "kept", named, 80) && !reaches(&h, "kept", other, 80));
+    h.sh("nft flush ruleset");
+    eventually("the rules are there again", SOON, || {
+        (h.run("nft list tables").text().matches("policy").count() == 2).then_some(())
+    });
+    eventually("and so is the address", SOON, || reaches(&h, "kept", named, 80).then_some(()));
+    assert!(!reaches(&h, "kept", other, 80));
+    look(&h, "www.allowed.test");
+    done(&h, "rm names");
+    assert!(!reaches(&h, "kept", named, 80));
+}

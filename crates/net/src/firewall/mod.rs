@@ -201,6 +201,9 @@ pub trait Firewall: Send + Sync {
         compare: bool,
     ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>>;
 
+    /// The sets that the name service fills for these rules.
+    fn name_sets(&self, rules: &[PolicyRule]) -> Vec<NameSet>;
+
     /// What the policies' rules met, as far as they met anything.
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>>;
 }

@@ -8,7 +8,8 @@ use super::{
     PolicySet,
 };
 use crate::error::NetError;
-use crate::policy::PolicyCount;
+use crate::names::NameSet;
+use crate::policy::{PolicyCount, PolicyRule};
 
 /// No firewall.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,10 @@ impl Firewall for NoFirewall {
         _compare: bool,
     ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>> {
         Box::pin(async { Ok(PolicyOutcome::default()) })
+    }
+
+    fn name_sets(&self, _rules: &[PolicyRule]) -> Vec<NameSet> {
+        Vec::new()
     }
 
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {

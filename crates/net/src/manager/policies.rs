@@ -273,6 +273,19 @@ impl Inner {
         Ok(())
     }
 
+    /// Before the name service hears of sandboxes for the first time: a process
+    /// that goes on from an earlier run keeps what it remembers of the names
+    /// that it is told to fill sets for, and nothing else.
+    pub(super) async fn fill_names_ahead(&self) -> Result<(), NetError> {
+        let names = self.firewall.name_sets(self.state().policies.rules());
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.names.fill(names.clone()).await?;
+        self.state().policies.filled = names;
+        Ok(())
+    }
+
     /// After the firewall was restored: the addresses of names are put into its
     /// sets again.
     pub(super) async fn refill_names(&self) -> Result<(), NetError> {

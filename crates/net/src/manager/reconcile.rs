@@ -38,6 +38,9 @@ impl Inner {
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
+        if let Err(e) = self.fill_names_ahead().await {
+            repairs.failed.push(e.to_string());
+        }
         let names = sandboxes.values().filter_map(|j| plan::names(&self.state(), j)).collect();
         match self.names.restore(names).await {
             Ok(true) => {

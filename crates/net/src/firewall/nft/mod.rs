@@ -33,7 +33,8 @@ use super::{
 };
 use crate::error::NetError;
 use crate::flows::StaleFlows;
-use crate::policy::PolicyCount;
+use crate::names::NameSet;
+use crate::policy::{PolicyCount, PolicyRule};
 use crate::worker::{Reaper, Worker};
 
 /// The firewall of one instance.
@@ -372,6 +373,10 @@ impl Firewall for NftFirewall {
         compare: bool,
     ) -> BoxFuture<'_, Result<PolicyOutcome, NetError>> {
         Box::pin(self.policies.set(policies, compare))
+    }
+
+    fn name_sets(&self, rules: &[PolicyRule]) -> Vec<NameSet> {
+        self.policies.name_sets(rules)
     }
 
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {

@@ -130,6 +130,11 @@ impl PolicyTables {
             .map_err(NetError::kernel("restore the network policies"))
     }
 
+    /// The sets that the name service fills for these rules.
+    pub fn name_sets(&self, rules: &[PolicyRule]) -> Vec<NameSet> {
+        name_sets(&self.table, rules)
+    }
+
     /// What each rule met.
     pub async fn counts(&self) -> Result<Vec<PolicyCount>, NetError> {
         let table = self.table.clone();
