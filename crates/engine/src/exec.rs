@@ -244,7 +244,7 @@ impl Engine {
         let who = own.or_else(|| record.config.user.clone()).unwrap_or_default();
         let user = self.blocking(move || Ok(user::resolve(&rootfs, &who, &groups)?)).await?;
         let process = spec::exec_process(&ExecInput {
-            config: &record.config,
+            config: &self.linked_config(&record),
             host: &record.host_config,
             exec: &exec.config,
             user: &user,

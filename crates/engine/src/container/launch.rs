@@ -32,11 +32,7 @@ impl Engine {
         let init = record.host_config.init.unwrap_or(config.init);
         let init = init.then(|| config.init_path.as_deref().unwrap_or(&config.program));
         let hostname = record.config.hostname.as_deref().unwrap_or_default();
-        let mut container = record.config.clone();
-        let linked = self.link_environment(record);
-        if !linked.is_empty() {
-            container.env.get_or_insert_default().splice(0..0, linked);
-        }
+        let container = self.linked_config(record);
         let spec = spec::build(&SpecInput {
             id: &record.id,
             config: &container,

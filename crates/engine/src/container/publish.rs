@@ -69,7 +69,8 @@ impl Engine {
             record.config.exposed_ports.iter().flatten().cloned().collect();
         exposed.extend(change.add.keys().map(|k| ports::canonical(k)));
 
-        let runs = record.networking.sandbox.clone().filter(|_| record.state.has_process());
+        // Also of one that does not run, when others are in its namespace.
+        let runs = record.networking.sandbox.clone();
         let (gone, mut kept): (Vec<PortRecord>, Vec<PortRecord>) =
             record.networking.ports.iter().cloned().partition(|p| removes(&change.remove, p));
         let mut new = Vec::new();

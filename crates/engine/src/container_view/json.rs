@@ -167,7 +167,9 @@ pub(crate) fn dns_names(record: &ContainerRecord, e: &EndpointRecord) -> Vec<Str
 /// places on the host that lead to it.
 fn ports(record: &ContainerRecord) -> BTreeMap<(u16, String), Vec<&PortRecord>> {
     let mut all: BTreeMap<(u16, String), Vec<&PortRecord>> = BTreeMap::new();
-    if record.networking.mode != NetworkMode::Private || !record.state.has_process() {
+    // Of one that does not run, others may be in the namespace.
+    let lives = record.state.has_process() || record.networking.sandbox.is_some();
+    if record.networking.mode != NetworkMode::Private || !lives {
         return all;
     }
     let exposed = record.config.exposed_ports.iter().flatten();

@@ -147,20 +147,10 @@ pub fn recorded(h: &Host) -> World {
 fn record(world: &mut World, id: &str, c: &Value) {
     world.snapshots.insert(id.to_owned());
     world.directories.insert(id.to_owned());
-    if c["State"]["Pid"].as_u64().unwrap_or(0) == 0 {
-        return;
+    if c["State"]["Pid"].as_u64().unwrap_or(0) > 0 {
+        processes(world, id, c);
     }
-    for set in [&mut world.shims, &mut world.runs, &mut world.cgroups] {
-        set.insert(id.to_owned());
-    }
-    world.mounts.insert(format!("overlay/{id}/merged"));
-    if c["State"]["Paused"] == true {
-        world.frozen.insert(id.to_owned());
-    }
-    match c["HostConfig"]["Memory"].as_u64() {
-        Some(bytes) if bytes > 0 => drop(world.limits.insert(limit_of(id, bytes))),
-        _ => {}
-    }
+    // Also of one that does not run, when another one is in its namespace.
     let net = &c["NetworkSettings"];
     world.namespaces.extend(Some(text(&net["SandboxID"])).filter(|id| !id.is_empty()));
     let endpoints = net["Networks"].as_object().into_iter().flatten();
@@ -177,6 +167,20 @@ fn record(world: &mut World, id: &str, c: &Value) {
                 world.published.insert(format!("{proto} . {on_host} -> {main} . {port}"));
             }
         }
+    }
+}
+
+fn processes(world: &mut World, id: &str, c: &Value) {
+    for set in [&mut world.shims, &mut world.runs, &mut world.cgroups] {
+        set.insert(id.to_owned());
+    }
+    world.mounts.insert(format!("overlay/{id}/merged"));
+    if c["State"]["Paused"] == true {
+        world.frozen.insert(id.to_owned());
+    }
+    match c["HostConfig"]["Memory"].as_u64() {
+        Some(bytes) if bytes > 0 => drop(world.limits.insert(limit_of(id, bytes))),
+        _ => {}
     }
 }
 
