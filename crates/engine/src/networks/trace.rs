@@ -6,6 +6,7 @@ use sampan_net::{Place, Protocol, TraceRequest, Verdict};
 use serde::Serialize;
 
 use crate::error::EngineError;
+use crate::record::NetworkMode;
 use crate::{Engine, Result};
 
 /// A packet's way.
@@ -81,7 +82,15 @@ impl Engine {
         let found = self.container(text);
         if let Ok(container) = &found {
             let record = container.record();
-            let sandbox = record.networking.sandbox.clone();
+            // One that shares another's namespace is where that one is.
+            let owner = match &record.networking.mode {
+                NetworkMode::Container(owner) => self.container_by_id(owner),
+                _ => None,
+            };
+            let sandbox = match owner {
+                Some(owner) => owner.record().networking.sandbox.clone(),
+                None => record.networking.sandbox.clone(),
+            };
             let known = sandbox.filter(|s| self.networks().sandbox(s).is_some());
             return known.map(Place::Sandbox).ok_or_else(|| {
                 EngineError::Invalid(format!(

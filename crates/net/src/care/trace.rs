@@ -12,6 +12,7 @@
 
 mod decide;
 mod facts;
+mod policies;
 #[cfg(test)]
 mod tests;
 

@@ -7,11 +7,11 @@ use sampan_sys::netlink::Way;
 use sampan_types::NetworkId;
 
 use super::facts::{Instance, Kernel, Known};
+use super::policies::Flow;
 use super::{Hop, Place, Trace, TraceRequest, Verdict};
 use crate::config::{Attachment, BridgeConfig, DriverConfig, GatewayMode, NetworkSpec};
 use crate::error::NetError;
 use crate::firewall::Forward;
-use crate::policy::{Action, Direction, Peer, PolicyRule};
 use crate::ports::Protocol;
 
 /// A packet on its way.
@@ -441,6 +441,12 @@ impl<'a, K: Kernel> Walk<'a, K> {
         Ok(())
     }
 
+    /// The policy that denies the flow.
+    fn denied(&self, to_host: bool) -> Option<String> {
+        let (source, destination, port) = (self.source, self.destination, self.port);
+        Flow { source, destination, port, to_host }.denied(&self.known().policies)
+    }
+
     /// Whether somebody waits for the packet in a namespace.
     fn listening(
         &self,
@@ -471,43 +477,6 @@ impl<'a, K: Kernel> Walk<'a, K> {
             None => format!("nothing in {whose} listens on port {port}/{protocol}"),
         };
         Ok((text, Verdict::Stops))
-    }
-
-    /// The policy that denies the flow.
-    fn denied(&self, to_host: bool) -> Option<String> {
-        let rules = &self.known().policies;
-        let (source, destination) = (self.source, self.destination);
-        let first = |direction, subject: Option<IpAddr>, other: Option<IpAddr>, host: bool| {
-            let subject = subject?;
-            rules.iter().find(|r| {
-                r.is_verdict()
-                    && r.direction == direction
-                    && r.subjects.contains(&subject)
-                    && self.is_about(r, other, host)
-            })
-        };
-        let out = first(Direction::Egress, source, Some(destination), to_host);
-        let into = first(Direction::Ingress, Some(destination), source, false);
-        let denies = |r: &&PolicyRule| r.action == Action::Deny;
-        [out, into]
-            .into_iter()
-            .flatten()
-            .find(denies)
-            .map(|r| format!("policy {} denies it", r.name))
-    }
-
-    fn is_about(&self, rule: &PolicyRule, other: Option<IpAddr>, host: bool) -> bool {
-        let peer = |p: &Peer| match p {
-            Peer::Net(net) => other.is_some_and(|o| net.contains(&o)),
-            Peer::Host => host,
-            // Which addresses a name has had, only the kernel's set knows.
-            Peer::Name(_) => false,
-        };
-        let port = |(protocol, port): (Protocol, u16)| {
-            rule.ports.iter().any(|m| m.protocol == protocol && m.ports.contains(&port))
-        };
-        rule.peers.as_ref().is_none_or(|peers| peers.iter().any(peer))
-            && (rule.ports.is_empty() || self.port.is_some_and(port))
     }
 }
 
