@@ -21,6 +21,8 @@
 mod evaluate;
 mod exposure;
 mod extension;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod watch;
 
