@@ -40,7 +40,10 @@ fn containers_are_neighbours_on_the_lan() {
     has(&h.docker("exec aa ip link show eth0"), &[&mac]);
     assert_ne!(h.run(&format!("curl -fs --max-time 1 http://{ip}/")).code, 0);
     let fixed = "--ip 198.18.0.70 --mac-address 02:42:00:00:00:70";
-    h.docker(&format!("run -d --name bb --net lan {fixed} -p 8080:80 busybox sleep 600"));
+    let published = format!("run -d --name bb --net lan {fixed} -p 8080:80 busybox sleep 600");
+    let said = h.sh(&format!("docker {published} 2>&1"));
+    has(&said, &["Published ports are discarded on macvlan"]);
+    assert_eq!(h.docker("port bb"), "");
     assert_eq!(h.docker(&format!("exec bb wget -q -O - http://{ip}/")), "aa");
     assert_eq!(h.docker("exec bb wget -q -O - http://aa/"), "aa", "by name");
     has(&h.docker("exec bb ip link show eth0"), &["02:42:00:00:00:70"]);

@@ -23,7 +23,7 @@ use super::namespaces::check_modes;
 use super::{Container, logging, merge, names, ports, validate};
 use crate::Engine;
 use crate::error::{EngineError, Result};
-use crate::record::{ContainerRecord, Desired, MountKind, NetworkMode, State};
+use crate::record::{ContainerRecord, Desired, MountKind, NetworkMode, Networking, State};
 
 /// A container that may be made.
 struct Draft {
@@ -93,11 +93,7 @@ impl Engine {
         self.fill_in(&id, &mut config, &mut host, &networking.mode)?;
         self.oci_runtime(host.runtime.as_deref().unwrap_or_default())?;
         let mut warnings = spec::validate(&host, &config, &self.inner.facts)?;
-        if networking.mode == NetworkMode::Host
-            && host.port_bindings.as_ref().is_some_and(|p| !p.is_empty())
-        {
-            warnings.push("Published ports are discarded when using host network mode".to_owned());
-        }
+        warnings.extend(self.discarded_ports(&networking, &host));
         let find = |name: &str| match self.container(name) {
             Ok(c) => Ok(c.record()),
             Err(e) => Err(e.to_string()),
@@ -189,6 +185,19 @@ impl Engine {
     }
 
     /// Refuses volumes whose driver is not there, before any is made.
+    /// A word on ports that are published where that has no meaning.
+    fn discarded_ports(&self, networking: &Networking, host: &HostConfig) -> Option<String> {
+        host.port_bindings.as_ref().filter(|ports| !ports.is_empty())?;
+        if networking.mode == NetworkMode::Host {
+            return Some("Published ports are discarded when using host network mode".to_owned());
+        }
+        self.is_not_published(networking).then(|| {
+            "Published ports are discarded on macvlan and ipvlan networks: the container is \
+             reached by its own address"
+                .to_owned()
+        })
+    }
+
     fn check_volumes(&self, volumes: &[VolumeWish]) -> Result<()> {
         let drivers = self.volume_store().drivers();
         let strange =

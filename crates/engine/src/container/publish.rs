@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, PoisonError};
 
 use sampan_net::ports::host_users;
-use sampan_net::{PortError, PortRequest, PublishedPort};
+use sampan_net::{DriverConfig, PortError, PortRequest, PublishedPort};
 use sampan_types::Kind;
 use sampan_types::docker::{HostConfig, PortBinding, PortMap};
 use serde_json::Value;
@@ -23,7 +23,7 @@ use super::{Container, network};
 use crate::Engine;
 use crate::container_view::port_map;
 use crate::error::{EngineError, Result};
-use crate::record::{ContainerRecord, NetworkMode, Networking, PortRecord};
+use crate::record::{ContainerRecord, EndpointRecord, NetworkMode, Networking, PortRecord};
 
 /// What shall be published from now on, and no longer.
 #[derive(Debug, Clone, Default)]
@@ -116,13 +116,25 @@ impl Engine {
         record: &ContainerRecord,
         networking: &mut Networking,
     ) -> Result<()> {
-        if networking.mode == NetworkMode::None {
+        if networking.mode == NetworkMode::None || self.is_not_published(networking) {
             return Ok(());
         }
         let wanted = ports::bindings(&record.config, &record.host_config)?;
         let given = self.take_bindings(record, networking, &wanted)?;
         networking.ports = given.iter().map(port_record).collect();
         Ok(())
+    }
+
+    /// Whether a container is on no network to which ports of the host can
+    /// lead: on macvlan and ipvlan alone it is its host's neighbour.
+    pub(super) fn is_not_published(&self, networking: &Networking) -> bool {
+        let upper = |endpoint: &EndpointRecord| {
+            let network = self.network_table().get(&endpoint.network);
+            network.is_some_and(|n| {
+                matches!(n.driver, DriverConfig::Macvlan(_) | DriverConfig::Ipvlan(_))
+            })
+        };
+        !networking.endpoints.is_empty() && networking.endpoints.values().all(upper)
     }
 
     /// Takes ports for a container whose endpoints have their addresses: all
