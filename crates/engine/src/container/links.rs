@@ -319,13 +319,17 @@ fn port(text: &str) -> Option<(u16, Protocol)> {
     Some((port.parse().ok()?, protocol.parse().ok()?))
 }
 
-/// Puts `lines` in the place of those with these names. The file is changed
-/// in place: it is mounted into the container by its inode.
+/// Puts `lines` in the place of those with the first two of these names, the
+/// alias and the host name: the third is another one after a rename. The file
+/// is changed in place: it is mounted into the container by its inode.
 fn rewrite(path: &Path, names: &str, lines: &[(String, IpAddr)]) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
-    let other = |line: &&str| line.split_once('\t').is_none_or(|(_, n)| n != names);
+    let other = |line: &&str| {
+        let found = line.split_whitespace().skip(1).take(2);
+        line.starts_with('#') || !found.eq(names.split_whitespace().take(2))
+    };
     let mut out: String = text.lines().filter(other).flat_map(|l| [l, "\n"]).collect();
     for (names, address) in lines {
         out.push_str(&format!("{address}\t{names}\n"));
