@@ -127,6 +127,12 @@ fn what_no_container_has_is_asked_elsewhere() {
         });
         let whole = exchange_tcp(&a.netns, SERVER, &[ask(5, "big.example", kind::A)]).remove(0);
         assert_eq!(lab::addresses(&whole).1.len(), 60);
+        // One that has an address of the other family.
+        let six = Upstream::start("::1", Mood::Answers).name("six.example", &[[192, 0, 2, 6]]);
+        lab.set_resolv_conf("nameserver ::1\n");
+        eventually("the server with an IPv6 address is asked", SOON, || {
+            (a.look("six.example") == found(&["192.0.2.6"]) && six.asked() > 0).then_some(())
+        });
     });
 }
 

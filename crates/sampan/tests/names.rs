@@ -44,7 +44,7 @@ fn serve_names(h: &Host, process: &str, at: &str, to: &str) {
             send(S, $r, 0, $peer);
         }"#;
     let script = h.dir().join("names.pl");
-    std::fs::write(&script, server).unwrap();
+    std::fs::write(&script, server).expect("write the server's script");
     let script = script.display();
     h.sh(&format!("nsenter -t {process} -n perl {script} {at} {to} >/dev/null 2>&1 </dev/null &"));
 }
