@@ -38,7 +38,7 @@ impl Namespace {
             let up = LinkChange { up: Some(true), ..Default::default() };
             route.run(vec![set_link(LinkRef::Index(LOOPBACK), &up)]).map_err(into_io)?;
             // Absent in a kernel without IPv6.
-            let _ = sysctl::write("net.ipv6.conf.default.disable_ipv6", "1");
+            let _ = sysctl::write_apart("net.ipv6.conf.default.disable_ipv6", "1");
             Ok(route)
         })?;
         Ok(Self { netns, route: Mutex::new(route?) })
@@ -86,10 +86,11 @@ impl Namespace {
     /// # Errors
     /// As [`Namespace::allow_ipv6`].
     pub(crate) fn open_ipv6(&self, interface: &str) -> Result<(bool, AddressWatch), NetError> {
-        if !Path::new("/proc/sys/net/ipv6").exists() {
+        if !sysctl::has_ipv6() {
             return Err(NetError::NotSupported { what: "IPv6 by this kernel".to_owned() });
         }
-        let set = |name, value| sysctl::write(&format!("net/ipv6/conf/{interface}/{name}"), value);
+        let set =
+            |name, value| sysctl::write_apart(&format!("net/ipv6/conf/{interface}/{name}"), value);
         let written = self.netns.run(|| {
             let watch = AddressWatch::open()?;
             let set = || {

@@ -145,6 +145,15 @@ fn is_unknown(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL))
 }
 
+/// A file system of its own, mounted nowhere: it goes with the descriptor.
+pub(crate) fn detached(fs_type: &str) -> io::Result<OwnedFd> {
+    let context = fsopen(fs_type)?;
+    configure(&context, FSCONFIG_CMD_CREATE, None).map_err(|e| explain(&context, e))?;
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
+    descriptor(fd).map_err(|e| explain(&context, e))
+}
+
 fn fsopen(fs_type: &str) -> io::Result<OwnedFd> {
     let name = CString::new(fs_type)?;
     // SAFETY: the name ends in NUL.

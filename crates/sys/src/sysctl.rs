@@ -1,8 +1,15 @@
 //! Kernel parameters below `/proc/sys`.
+//!
+//! Be aware: a mounted procfs remembers the parameters of each network
+//! namespace that somebody looked at under the same few names, and compares
+//! with all of them whenever anybody looks one up. [`write_apart`] is for the
+//! parameters of namespaces that come and go.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -56,8 +63,51 @@ pub fn read(name: &str) -> Result<String, SysctlError> {
 /// # Errors
 /// [`SysctlError`].
 pub fn write(name: &str, value: &str) -> Result<bool, SysctlError> {
+    write_file(&path(name)?, name, value)
+}
+
+/// Whether the kernel has IPv6.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    static PRESENT: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/sys/net/ipv6").exists());
+    *PRESENT
+}
+
+/// How many writes share a procfs of their own.
+const WRITES_APART: u32 = 64;
+
+/// A procfs that nobody else sees, and how many writes it is still good for.
+static APART: Mutex<Option<(Arc<OwnedFd>, u32)>> = Mutex::new(None);
+
+/// As [`write`], without a trace in `/proc`: for the parameters of a namespace
+/// of many.
+///
+/// # Errors
+/// [`SysctlError`].
+pub fn write_apart(name: &str, value: &str) -> Result<bool, SysctlError> {
     let file = path(name)?;
-    if fs::read_to_string(&file).is_ok_and(|old| old.trim_end_matches('\n') == value) {
+    let Ok(apart) = apart() else { return write_file(&file, name, value) };
+    let below = file.strip_prefix("/proc").unwrap_or(&file);
+    let file = PathBuf::from(format!("/proc/self/fd/{}", apart.as_raw_fd())).join(below);
+    write_file(&file, name, value)
+}
+
+/// The procfs for one more write. The descriptor keeps one that is used up
+/// until its last write is done.
+fn apart() -> io::Result<Arc<OwnedFd>> {
+    let mut shared = APART.lock().unwrap_or_else(PoisonError::into_inner);
+    let (procfs, left) = match shared.take() {
+        Some((procfs, left)) => (procfs, left),
+        None => (Arc::new(crate::overlay::detached("proc")?), WRITES_APART),
+    };
+    if left > 1 {
+        *shared = Some((Arc::clone(&procfs), left - 1));
+    }
+    Ok(procfs)
+}
+
+fn write_file(file: &Path, name: &str, value: &str) -> Result<bool, SysctlError> {
+    if fs::read_to_string(file).is_ok_and(|old| old.trim_end_matches('\n') == value) {
         return Ok(false);
     }
     fs::write(file, value).map_err(|source| SysctlError::Io { name: name.to_owned(), source })?;
@@ -78,5 +128,9 @@ mod tests {
             assert!(path(bad).is_err(), "{bad}");
         }
         assert!(!read("kernel.ostype").unwrap().is_empty());
+        let ostype = read("kernel.ostype").unwrap();
+        // What a parameter has already is not written.
+        assert!(matches!(write_apart("kernel.ostype", &ostype), Ok(false)));
+        assert!(write_apart("kernel.no_such_thing", "1").is_err());
     }
 }

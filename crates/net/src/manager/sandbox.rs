@@ -340,7 +340,7 @@ pub(super) async fn set_sysctls(
     let namespace = Arc::clone(namespace);
     let written = tokio::task::spawn_blocking(move || {
         namespace.netns().run(|| {
-            sysctls.iter().try_for_each(|(name, value)| sysctl::write(name, value).map(|_| ()))
+            sysctls.iter().try_for_each(|(name, value)| sysctl::write_apart(name, value).map(|_| ()))
         })
     });
     match written.await {

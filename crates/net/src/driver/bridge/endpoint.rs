@@ -1,7 +1,6 @@
 //! The pair of links of an endpoint.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -261,12 +260,13 @@ fn make_pair(
         };
         let marked = LinkChange {
             alias: Some(&alias),
-            quiet_ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            quiet_ipv6: sysctl::has_ipv6(),
             ..LinkChange::default()
         };
         match route.run(vec![add_veth(&veth)]) {
             Ok(()) => {
                 route.run(vec![set_link(LinkRef::Name(&name), &marked)]).map_err(plan.failed())?;
+                disable_ipv6(&name);
                 return Ok((name, replaced));
             }
             Err(e) if e.is_present() => {
@@ -284,6 +284,17 @@ fn make_pair(
         Some(e) => plan.failed()(e),
         None => NetError::Stopped,
     })
+}
+
+/// Keeps the end on the host without IPv6, of which the host has none there.
+/// The kernel would keep a route for it, and walk those of all links with
+/// every link that comes or goes.
+fn disable_ipv6(link: &str) {
+    if sysctl::has_ipv6()
+        && let Err(e) = sysctl::write(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1")
+    {
+        tracing::debug!(link, error = %e, "failed to keep a link without IPv6");
+    }
 }
 
 fn join(

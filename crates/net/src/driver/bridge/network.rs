@@ -1,8 +1,5 @@
 //! The bridge of a network.
 
-use std::net::Ipv6Addr;
-use std::path::Path;
-
 use ipnet::IpNet;
 use sampan_sys::netlink::{
     Link, LinkChange, LinkRef, NetlinkError, NewBridge, Route, add_address, add_bridge,
@@ -10,6 +7,7 @@ use sampan_sys::netlink::{
 };
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
+use std::net::Ipv6Addr;
 
 use super::usable::{await_ipv6, listen_for};
 use super::{Bridge, Mark};
@@ -86,7 +84,8 @@ fn complete(
     let failed = || NetError::kernel(format!("create network {}", network.name));
     let mut missing = Vec::new();
     let mut found = route.link(name).map_err(failed())?;
-    if found.is_none() {
+    let made = found.is_none();
+    if made {
         make(route, instance, &network.id, config).map_err(failed())?;
         missing.push(format!("bridge {name} of network {}", network.name));
         found = route.link(name).map_err(failed())?;
@@ -103,7 +102,7 @@ fn complete(
         });
     }
     let ours = matches!(mark, Some(Mark::Network(_)));
-    missing.extend(allow_ipv6(config, ours)?);
+    missing.extend(allow_ipv6(config, ours, made)?);
     let alias = Mark::Network(network.id.clone());
     let alias = (ours && mark.as_ref() != Some(&alias)).then(|| alias.alias(instance).to_string());
     let change = LinkChange {
@@ -147,10 +146,11 @@ fn route_localnet(bridge: &str) -> String {
 /// Whether the bridge can have IPv6 addresses: the host's, on a network with
 /// some. On a bridge of our own they are in use at once, routers are not
 /// listened to, and where the host shall have no address at all, it gets none
-/// from the kernel either.
-fn allow_ipv6(config: &BridgeConfig, ours: bool) -> Result<Option<String>, NetError> {
+/// from the kernel either. A new bridge without IPv6 is kept out of the
+/// kernel's routes of IPv6, which it walks for every link that comes or goes.
+fn allow_ipv6(config: &BridgeConfig, ours: bool, made: bool) -> Result<Option<String>, NetError> {
     let wanted = config.gateways().any(|g| g.addr().is_ipv6());
-    if !Path::new("/proc/sys/net/ipv6").exists() {
+    if !sysctl::has_ipv6() {
         let what = || "IPv6 networks by this kernel".to_owned();
         return if wanted { Err(NetError::NotSupported { what: what() }) } else { Ok(None) };
     }
@@ -162,8 +162,8 @@ fn allow_ipv6(config: &BridgeConfig, ours: bool) -> Result<Option<String>, NetEr
             missing |= set("accept_ra", "0")? | set("accept_dad", "0")?;
         }
         missing |= set("disable_ipv6", "0")?;
-    } else if ours && config.gateways().next().is_none() {
-        missing |= set("disable_ipv6", "1")?;
+    } else if ours && (made || config.gateways().next().is_none()) {
+        missing |= set("disable_ipv6", "1")? && !made;
     }
     Ok(missing.then(|| format!("IPv6 of bridge {name}")))
 }
