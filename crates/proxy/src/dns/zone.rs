@@ -192,23 +192,33 @@ impl Zones {
         Outcome::Answered
     }
 
-    /// Finds the addresses of a name. Says whether the name is known.
+    /// Finds the addresses of a name: those of each family on the first
+    /// network that has the name with one of that family. Says whether the
+    /// name is known.
     fn find(&self, member: &Member, key: &[u8], hits: &mut Hits) -> bool {
         if let Some(links) = member.links.get(key)
             && self.find_linked(member, links, hits)
         {
             return true;
         }
+        let mut known = false;
         for network in member.networks.iter().filter_map(|id| self.networks.get(id)) {
-            if let Some(entries) = network.names.get(key) {
-                for entry in entries {
+            let Some(entries) = network.names.get(key) else { continue };
+            known = true;
+            let (no_v4, no_v6) = (hits.v4.is_empty(), hits.v6.is_empty());
+            for entry in entries {
+                if no_v4 {
                     hits.v4.extend_from_slice(&entry.v4);
+                }
+                if no_v6 {
                     hits.v6.extend_from_slice(&entry.v6);
                 }
-                return true;
+            }
+            if !hits.v4.is_empty() && !hits.v6.is_empty() {
+                break;
             }
         }
-        false
+        known
     }
 
     /// The addresses of linked containers on networks that are shared with

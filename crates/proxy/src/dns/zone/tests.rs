@@ -85,6 +85,21 @@ fn names_are_of_their_networks() {
 }
 
 #[test]
+fn each_family_is_of_the_first_network_that_has_it() {
+    let mut zones = Zones::new(7);
+    let on = |n: u8| {
+        vec![
+            endpoint(1, "four", &["db"], &[&format!("10.1.0.{n}")]),
+            endpoint(2, "both", &["db"], &[&format!("10.2.0.{n}"), &format!("fd02::{n}")]),
+        ]
+    };
+    zones.set(sandbox(1, on(1)));
+    zones.set(sandbox(2, on(2)));
+    assert_eq!(v4(&mut zones, 1, "db").unwrap(), ["10.1.0.1", "10.1.0.2"]);
+    assert_eq!(look(&mut zones, 1, "db", kind::AAAA).unwrap().1.len(), 2);
+}
+
+#[test]
 fn a_known_name_without_such_a_record_has_an_empty_answer() {
     let mut zones = zones();
     let six = vec![Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1).octets().to_vec()];
