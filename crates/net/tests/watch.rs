@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{HOST, Lab, OUTSIDE, endpoint, network, port, sh};
+use sampan_net::policy::{Action, Direction, PolicyRule};
 use sampan_net::{
     DriverConfig, MacvlanConfig, NetworkSpec, Place, Protocol, Repair, RepairKind, Severity,
     Subnet, TraceRequest, Verdict,
@@ -164,6 +165,34 @@ fn what_is_removed_under_traffic_is_restored() {
                 before = foreign();
             }
             assert_eq!(foreign(), before, "{damage}: what is not ours is as it was");
+        }
+    });
+}
+
+#[test]
+fn policies_come_back() {
+    run(|| async {
+        let lab = Lab::new().await;
+        let [one, two] = ["172.17.0.2", "172.17.0.3"].map(|address| lab.spec(address, &[]));
+        let rule = PolicyRule {
+            name: "apart".to_owned(),
+            subjects: vec!["172.17.0.3".parse().unwrap()],
+            direction: Direction::Ingress,
+            peers: None,
+            ports: Vec::new(),
+            action: Action::Deny,
+        };
+        lab.networks.set_policies(vec![rule]).await.unwrap();
+        let from = lab.join(&one).await;
+        lab.join(&two).await.serve(80);
+        lab.networks.watch().await.unwrap();
+        let mut repairs = lab.networks.repairs();
+        let to = std::net::Ipv4Addr::new(172, 17, 0, 3);
+        for family in ["inet", "bridge"] {
+            assert_eq!(from.ask(to, 80), None, "denied");
+            sh(&format!("nft delete table {family} sampan-policy"));
+            repaired(&mut repairs, RepairKind::Firewall).await;
+            assert_eq!(from.ask(to, 80), None, "denied again, without {family}");
         }
     });
 }

@@ -293,6 +293,12 @@ impl Inner {
         if filled.is_empty() { Ok(()) } else { self.names.fill(filled).await }
     }
 
+    /// Lets the name service fill its sets again, after they were made anew.
+    pub(super) async fn fill_again(&self) -> Result<(), NetError> {
+        let filled = self.state().policies.filled.clone();
+        if filled.is_empty() { Ok(()) } else { self.names.fill(filled).await }
+    }
+
     /// After policies changed, other endpoints may reach each other past their
     /// bridge.
     async fn straighten_again(&self) {

@@ -159,6 +159,9 @@ impl Inner {
             Ok(true) => {
                 let what = "rules and published ports";
                 repairs.restored.push(Repair::of(RepairKind::Firewall, what));
+                if let Err(e) = self.fill_again().await {
+                    repairs.failed.push(e.to_string());
+                }
                 if let Err(e) = self.refill_names().await {
                     repairs.failed.push(e.to_string());
                 }
@@ -246,14 +249,14 @@ fn restore_own_nets(
     let Some(link) = route.link(name)?.filter(|l| l.up).map(|l| l.index) else {
         return Ok(Vec::new());
     };
-    let given = route.addresses()?;
-    let has = |a: &&IpNet| given.iter().any(|g| g.link == link && g.address == **a);
+    let given = route.addresses_of(link)?;
+    let has = |a: &&IpNet| given.iter().any(|g| g.address == **a);
     let wide = |a: &&IpNet| a.prefix_len() < a.max_prefix_len();
     let mut missing = Vec::new();
     for address in addresses.iter().filter(wide).filter(has) {
         let own = RouteEntry { destination: Some(address.trunc()), gateway: None, link };
-        let present = route.routes(address.addr())?;
-        if !present.iter().any(|r| r.link == link && r.destination == own.destination) {
+        let present = route.routes_of(link, address.addr())?;
+        if !present.iter().any(|r| r.destination == own.destination) {
             route.run(add_route(&own).map(Request::present_ok).into_iter().collect())?;
             missing.push(address.trunc());
         }
