@@ -343,6 +343,24 @@ fn another_build_takes_over_without_a_gap() {
 }
 
 #[test]
+fn a_process_whose_socket_is_gone_is_replaced() {
+    run(|| async {
+        let (lab, net) = (Lab::new(""), NetworkId::random());
+        let a = lab.sandbox(&net, &["aa"], "10.0.0.1");
+        set(&lab, &[&a]).await;
+        let old = lab.pid().unwrap();
+        std::fs::remove_file(lab.dir.path().join("proxy.sock")).unwrap();
+        eventually("another process", SOON, || lab.pid().filter(|pid| *pid != old));
+        eventually("the older one has ended", SOON, || {
+            // It is a child of this test's, which may not have been waited for.
+            let state = std::fs::read_to_string(format!("/proc/{old}/stat"));
+            state.map_or(true, |s| s.contains(") Z ")).then_some(())
+        });
+        assert_eq!(a.look("aa"), found(&["10.0.0.1"]));
+    });
+}
+
+#[test]
 fn a_sandbox_that_is_not_served_is_left_alone() {
     run(|| async {
         let (lab, net) = (Lab::new(""), NetworkId::random());

@@ -13,6 +13,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sampan_sys::watch::{AddWatchFlags, Watch};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -171,6 +173,7 @@ impl Process {
         }
         let listener = paths::listen(&this.options.exec_root)?;
         this.owns.set(true);
+        tokio::task::spawn_local(guard_path(Rc::clone(this)));
         tokio::task::spawn_local(accept(Rc::clone(this), listener));
         Ok(())
     }
@@ -213,6 +216,38 @@ fn done<E: std::fmt::Display>(result: Result<bool, E>) -> Response {
     match result {
         Ok(changed) => Response::Done { changed },
         Err(error) => Response::Failed { reason: error.to_string() },
+    }
+}
+
+/// Ends the process when its socket is gone from the path: no daemon would find
+/// it again, and one that is there starts another.
+async fn guard_path(process: Rc<Process>) {
+    let path = paths::socket(&process.options.exec_root);
+    let inode = || std::fs::metadata(&path).ok().map(|m| m.ino());
+    let watched = async {
+        let watch = Watch::new()?;
+        watch.add(
+            &process.options.exec_root,
+            AddWatchFlags::IN_DELETE
+                | AddWatchFlags::IN_MOVE
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF,
+        )?;
+        let own = inode();
+        while own.is_some() && inode() == own {
+            watch.changed().await?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = watched.await {
+        tracing::warn!(%error, path = %path.display(), "the removal of the socket is not seen");
+        return;
+    }
+    if !process.quit.get() {
+        tracing::warn!(path = %path.display(), "the socket is gone");
+        process.owns.set(false);
+        process.quit.set(true);
+        process.changed.notify_one();
     }
 }
 

@@ -146,6 +146,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Without its directory a process ends, also one that the client is
+        // about to start in the place of this one.
         if let Some(pid) = self.pid() {
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid),
