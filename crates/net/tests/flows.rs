@@ -1,6 +1,6 @@
 //! Flows that outlive what they were translated for, and those that must not
 //! notice; SCTP; ports by the ten thousand.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod lab;
 
@@ -39,7 +39,7 @@ fn until_answered(socket: &UdpSocket, to: SocketAddr) -> Duration {
     loop {
         socket.send_to(b"?", to).unwrap();
         // A refusal of an earlier packet is reported as well.
-        if matches!(socket.recv(&mut [0; 64]), Ok(_)) {
+        if socket.recv(&mut [0; 64]).is_ok() {
             return start.elapsed();
         }
         assert!(start.elapsed() < Duration::from_secs(5), "a black hole");

@@ -1,4 +1,5 @@
 //! Both families and every gateway mode, with real packets.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 
@@ -162,7 +163,7 @@ fn routed_containers_are_reached_by_their_own_address() {
             assert_eq!(ask(&lab.outside, own, 80), says(outside));
             assert_eq!(ask(&lab.outside, own, 81), None, "not published");
             assert_eq!(ask(&lab.outside, host, 8080), None, "nothing is translated");
-            assert_eq!(ask_from_host(own, 81).is_some(), true, "the host itself may");
+            assert!(ask_from_host(own, 81).is_some(), "the host itself may");
             serve(&lab.outside, if own.is_ipv4() { 7000 } else { 7001 });
             let port = if own.is_ipv4() { 7000 } else { 7001 };
             assert_eq!(web.ask(outside, port), says(own), "out with its own address");

@@ -1,6 +1,6 @@
 //! Published ports and the host's own firewall, ports of every protocol and
 //! family, and ports by the ten thousand.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod common;
 
