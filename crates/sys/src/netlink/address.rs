@@ -242,6 +242,17 @@ pub(super) fn routes_request(like: IpAddr) -> Message {
     Message::new(libc::RTM_GETROUTE, 0, &header)
 }
 
+/// As [`routes_request`], of the main table and one link, for a socket that
+/// checks strictly.
+pub(super) fn routes_of_request(link: u32, like: IpAddr) -> Message {
+    let mut header = [0; 12];
+    header[0] = family(like);
+    header[4] = libc::RT_TABLE_MAIN;
+    let mut m = Message::new(libc::RTM_GETROUTE, 0, &header);
+    m.u32(libc::RTA_OIF, link);
+    m
+}
+
 pub(super) fn parse_address(body: &[u8]) -> Option<AddressEntry> {
     let header = body.get(..8)?;
     let (mut local, mut address, mut ours) = (None, None, false);

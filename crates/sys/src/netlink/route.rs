@@ -160,30 +160,49 @@ impl Route {
         })
     }
 
-    /// The addresses of one link, which is not looked for among all of them.
+    /// The addresses of one link, which are not looked for among all of them.
     ///
     /// # Errors
     /// When the list can't be read.
     pub fn addresses_of(&mut self, link: u32) -> Result<Vec<AddressEntry>, NetlinkError> {
-        // Only a socket that checks strictly has its lists filtered by link.
-        self.socket.check_strictly(true)?;
         let mut list = Vec::new();
         for like in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
             let request = address::addresses_of_request(link, like);
-            match dump(&mut self.socket, &request, "list addresses", address::parse_address) {
-                Ok(some) => list.extend(some),
-                // The link is gone, or there is no IPv6.
-                Err(e) if e.is_absent() || e.errno() == Some(libc::EOPNOTSUPP) => {}
-                Err(e) => {
-                    self.socket.check_strictly(false)?;
-                    return Err(e);
-                }
-            }
+            list.extend(self.filtered(&request, "list addresses", address::parse_address)?);
         }
-        self.socket.check_strictly(false)?;
         // A kernel without the filter lists all of them.
         list.retain(|a| a.link == link);
         Ok(list)
+    }
+
+    /// The unicast routes of the main table by one link, of the family of
+    /// `like`.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn routes_of(&mut self, link: u32, like: IpAddr) -> Result<Vec<RouteEntry>, NetlinkError> {
+        let request = address::routes_of_request(link, like);
+        let mut list = self.filtered(&request, "list routes", address::parse_route)?;
+        list.retain(|r| r.link == link);
+        Ok(list)
+    }
+
+    /// Reads a list that the kernel filters, which it does only for a socket
+    /// that is checked strictly. It is empty when the link is gone, or there
+    /// is no IPv6.
+    fn filtered<T>(
+        &mut self,
+        request: &Message,
+        what: &str,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.socket.check_strictly(true)?;
+        let list = dump(&mut self.socket, request, what, parse);
+        self.socket.check_strictly(false)?;
+        match list {
+            Err(e) if e.is_absent() || e.errno() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+            list => list,
+        }
     }
 
     /// All unicast routes of the main table of the family of `like`.
