@@ -3,6 +3,8 @@
 //! Be aware: a route that cannot be read is no reason to refuse a network:
 //! the list is then empty, and a line in the log says so.
 
+use std::collections::HashMap;
+
 use ipnet::IpNet;
 use sampan_sys::netlink::Route;
 
@@ -29,12 +31,13 @@ pub(super) fn host_routes() -> Vec<HostRoute> {
 
 fn read() -> Result<Vec<HostRoute>, sampan_sys::netlink::NetlinkError> {
     let mut route = Route::open()?;
-    let links = route.links()?;
-    let name = |number: u32| links.iter().find(|l| l.index == number).map(|l| l.name.clone());
+    let links: HashMap<u32, String> =
+        route.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+    let name = |number: u32| links.get(&number).cloned().unwrap_or_default();
     let destinations = route.destinations()?;
     Ok(destinations
         .into_iter()
-        .map(|d| HostRoute { net: d.net, interface: name(d.link).unwrap_or_default() })
+        .map(|d| HostRoute { net: d.net, interface: name(d.link) })
         .collect())
 }
 
