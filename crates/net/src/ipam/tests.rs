@@ -123,4 +123,57 @@ proptest! {
         }
         prop_assert!(pool.allocate(None, "me").is_err());
     }
+
+    /// Pools of both families, with a range and named addresses: what is given
+    /// without a preference is in the range, nobody's, and the longest free.
+    #[test]
+    fn both_families_keep_to_their_range_and_reuse_last(
+        v6 in any::<bool>(),
+        bits in 2u8..=6,
+        at in 0u8..4,
+        aux in prop::collection::btree_set(2u8..60, 0..5),
+        steps in prop::collection::vec(prop::option::of(any::<u8>()), 1..300),
+    ) {
+        let host = |n: u8| if v6 { ip(&format!("fd00:1::{n:x}")) } else { ip(&format!("10.1.0.{n}")) };
+        let whole = if v6 { net("fd00:1::/64") } else { net("10.1.0.0/24") };
+        let range = IpNet::new(host(at << 6), whole.max_prefix_len() - bits).unwrap();
+        let named: BTreeMap<String, IpAddr> =
+            aux.iter().map(|n| (format!("n{n}"), host(*n))).collect();
+        let mut pool = Pool::new(whole, Some(range), Some(host(1)), &named).unwrap();
+        let fixed: HashSet<IpAddr> =
+            named.values().copied().chain([host(1)]).filter(|a| range.contains(a)).collect();
+        let reserved = [whole.network(), whole.broadcast()];
+        let reserved = reserved.iter().filter(|a| range.contains(*a) && (a.is_ipv4() || at == 0));
+        let reserved: HashSet<_> = reserved.filter(|a| a.is_ipv4() || **a == whole.network()).collect();
+        let room = (1_usize << bits) - fixed.len() - reserved.len();
+        // Never given, or given back: in this order they come up again.
+        let (mut mine, mut freed): (Vec<IpAddr>, Vec<IpAddr>) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        for step in steps {
+            match step {
+                None => match pool.allocate(None, "me") {
+                    Ok(address) => {
+                        prop_assert!(range.contains(&address) && !fixed.contains(&address));
+                        prop_assert!(!mine.contains(&address));
+                        if !seen.insert(address) {
+                            prop_assert_eq!(seen.len(), room, "new ones first");
+                            prop_assert_eq!(address, freed.remove(0), "the longest free first");
+                        }
+                        mine.push(address);
+                    }
+                    Err(e) => {
+                        let exhausted = matches!(e, IpamError::Exhausted { .. });
+                        prop_assert!(exhausted);
+                        prop_assert_eq!(mine.len(), room);
+                    }
+                },
+                Some(which) if !mine.is_empty() => {
+                    let address = mine.swap_remove(usize::from(which) % mine.len());
+                    pool.release(address);
+                    freed.push(address);
+                }
+                Some(_) => {}
+            }
+        }
+    }
 }
