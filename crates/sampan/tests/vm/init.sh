@@ -42,8 +42,10 @@ modprobe dummy numdummies=0
 ip netns add outside
 ip link add eth0 type veth peer name lan0 netns outside
 ip addr add 10.99.0.1/24 dev eth0
+ip addr add fd99::1/64 dev eth0 nodad
 ip link set eth0 up
-outside 'ip link set lo up; ip addr add 10.99.0.2/24 dev lan0; ip link set lan0 up'
+outside 'ip link set lo up; ip addr add 10.99.0.2/24 dev lan0
+    ip addr add fd99::2/64 dev lan0 nodad; ip link set lan0 up'
 mkdir -p /www
 echo outside > /www/index.html
 outside 'httpd -p 80 -h /www'

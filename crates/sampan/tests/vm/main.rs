@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     if words.iter().any(|w| w == "--list") {
         return ExitCode::SUCCESS;
     }
-    let only = words.iter().find(|w| !w.starts_with('-')).cloned().unwrap_or_default();
+    let only = chosen(&words).unwrap_or_default();
     if !names().any(|name| name.contains(&only)) {
         return ExitCode::SUCCESS;
     }
@@ -86,6 +86,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The first word that is neither an option of the usual test harness nor the
+/// value of one.
+fn chosen(words: &[String]) -> Option<String> {
+    const WITH_VALUE: [&str; 4] = ["--test-threads", "--skip", "--color", "--format"];
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word.as_str()) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return Some(word.clone());
+        }
+    }
+    None
 }
 
 fn say(line: &str) {

@@ -73,10 +73,40 @@ check_ipvlan_without_a_parent() {
 check_ipvlan_by_ipv6() {
     sampan network create -d ipvlan -o parent=eth0 --ipv6 --subnet 10.99.0.0/24 \
         --gateway 10.99.0.2 --ip-range 10.99.0.64/27 --subnet fd99::/64 --gateway fd99::2 six
-    outside 'ip addr add fd99::2/64 dev lan0 nodad || true'
     web sa --network six
     web sb --network six
     six=$(sampan inspect -f '{{.NetworkSettings.Networks.six.GlobalIPv6Address}}' sa)
     sampan exec sb ping6 -c 1 -w 5 "$six"
     outside "ping6 -c 1 -w 5 $six"
+}
+
+check_ipvlan_l3_by_ipv6() {
+    sampan network create -d ipvlan -o parent=eth0 -o ipvlan_mode=l3 --ipv6 --subnet 10.50.0.0/24 \
+        --subnet fd50::/64 six3
+    web ta --network six3
+    web tb --network six3
+    six=$(sampan inspect -f '{{.NetworkSettings.Networks.six3.GlobalIPv6Address}}' ta)
+    has "$(sampan exec ta ip -6 route)" 'default dev eth0'
+    sampan exec tb ping6 -c 1 -w 5 "$six"
+    outside 'ip -6 route replace fd50::/64 via fd99::1'
+    outside "ping6 -c 1 -w 5 $six"
+    is "$(sampan inspect -f '{{.NetworkSettings.Networks.six3.Gateway}}' ta)" ''
+}
+
+check_ipvlan_outlives_the_daemon() {
+    sampan network create -d ipvlan -o parent=eth0 -o ipvlan_mode=l3 --subnet 10.50.0.0/24 lives
+    outside 'ip route replace 10.50.0.0/24 via 10.99.0.1'
+    web la --network lives
+    sampan network check lives
+    pid=$(cat /run/daemon.pid)
+    kill -9 "$pid"
+    until_ok test ! -e "/proc/$pid"
+    is "$(outside 'wget -q -O - http://10.50.0.2/')" la
+    start_daemon
+    is "$(outside 'wget -q -O - http://10.50.0.2/')" la
+    sampan network check lives
+    repairs=$(sampan events --since 1m --until "$(($(date +%s) + 1))" --filter event=repair)
+    is "$repairs" ''
+    nsenter --net="/proc/$(sampan inspect -f '{{.State.Pid}}' la)/ns/net" /usr/sbin/ip link delete eth0
+    until_ok outside 'timeout 2 wget -q -O - http://10.50.0.2/'
 }
