@@ -93,6 +93,16 @@ fn reached(from: &Container, to: Ipv4Addr, port: u16) -> bool {
     from.ask(to, port).is_some()
 }
 
+/// As [`reached`], with the patience that a busy machine needs.
+fn gets(from: &Container, to: Ipv4Addr, port: u16) -> bool {
+    (0..10).any(|_| reached(from, to, port))
+}
+
+/// Whether port 80 of the first container is reached, which is expected or not.
+fn way(from: &Container, expected: bool) -> bool {
+    if expected { gets(from, A, 80) } else { reached(from, A, 80) }
+}
+
 #[test]
 fn neighbours_on_a_bridge_are_kept_apart_and_let_together() {
     for bridged in [true, false] {
@@ -100,11 +110,11 @@ fn neighbours_on_a_bridge_are_kept_apart_and_let_together() {
             show_bridged(bridged);
             let lab = Lab::new().await;
             let (a, b) = pair(&lab).await;
-            assert!(reached(&a, B, 80) && reached(&b, A, 80));
+            assert!(gets(&a, B, 80) && gets(&b, A, 80));
             // What a sends.
             lab.networks.set_policies(vec![deny(Direction::Egress, A)]).await.unwrap();
             assert!(!reached(&a, B, 80), "bridged packets shown: {bridged}");
-            assert!(reached(&b, A, 80), "answers are not what a begins");
+            assert!(gets(&b, A, 80), "answers are not what a begins");
             assert_eq!(ask_udp(&udp(&a.netns), B, 90), None);
             assert_eq!(ask_udp(&udp(&b.netns), A, 90), Some(B.to_string()));
             // What a receives, and of that not all.
@@ -113,11 +123,11 @@ fn neighbours_on_a_bridge_are_kept_apart_and_let_together() {
                 deny(Direction::Ingress, A),
             ];
             lab.networks.set_policies(rules).await.unwrap();
-            assert!(reached(&a, B, 80) && reached(&b, A, 80));
+            assert!(gets(&a, B, 80) && gets(&b, A, 80));
             assert!(!reached(&b, A, 81));
             assert_eq!(ask_udp(&udp(&b.netns), A, 90), Some(B.to_string()));
             let c = lab.join(&lab.spec("172.17.0.4", &[])).await;
-            assert!(!reached(&c, A, 80) && reached(&c, B, 80), "who is not allowed");
+            assert!(!reached(&c, A, 80) && gets(&c, B, 80), "who is not allowed");
             assert!(lab.networks.under_policy(A.into()) && !lab.networks.under_policy(B.into()));
             let counts = lab.networks.policy_counts().await.unwrap();
             assert!(counts.iter().all(|c| c.packets > 0), "{counts:?}");
@@ -127,7 +137,7 @@ fn neighbours_on_a_bridge_are_kept_apart_and_let_together() {
             );
             // Nothing is left of policies without policies.
             lab.networks.set_policies(Vec::new()).await.unwrap();
-            assert!(reached(&c, A, 81));
+            assert!(gets(&c, A, 81));
             assert!(!sh("nft list tables").contains("policy"));
         });
     }
@@ -147,14 +157,14 @@ fn every_way_in_and_out_is_judged() {
         let away = sandbox(vec![endpoint(&other.id, "10.50.0.2")], &["9090:80"]);
         let away = lab.join(&away).await;
         away.serve(80);
-        assert!(reached(&a, OUTSIDE, 7000) && reached(&a, HOST, 9000) && reached(&a, HOST, 9090));
+        assert!(gets(&a, OUTSIDE, 7000) && gets(&a, HOST, 9000) && gets(&a, HOST, 9090));
         // Out: to one address and port only.
         let rules = vec![
             with(allow(Direction::Egress, A), &["10.99.0.2"], &["tcp/7000"]),
             deny(Direction::Egress, A),
         ];
         lab.networks.set_policies(rules).await.unwrap();
-        assert!(reached(&a, OUTSIDE, 7000));
+        assert!(gets(&a, OUTSIDE, 7000));
         assert!(!reached(&a, OUTSIDE, 7001));
         assert!(!reached(&a, HOST, 9000) && !reached(&a, GATEWAY, 9000), "the host itself");
         assert!(!reached(&a, HOST, 9090), "a published port of another network");
@@ -163,7 +173,7 @@ fn every_way_in_and_out_is_judged() {
         let rules =
             vec![with(allow(Direction::Egress, A), &["host"], &[]), deny(Direction::Egress, A)];
         lab.networks.set_policies(rules).await.unwrap();
-        assert!(reached(&a, HOST, 9000) && reached(&a, GATEWAY, 9000));
+        assert!(gets(&a, HOST, 9000) && gets(&a, GATEWAY, 9000));
         assert!(!reached(&a, OUTSIDE, 7000));
         assert!(!reached(&a, HOST, 9090), "behind the host's port is no host");
         // In: by who the client is and by the container's own port.
@@ -409,9 +419,9 @@ fn names_are_allowed_by_the_addresses_that_were_told() {
             let element = format!("{OUTSIDE} timeout {timeout}");
             sh(&format!("nft add element inet sampan-policy wild4.example.org '{{ {element} }}'"));
         };
-        add("1s");
+        add("5s");
         let mut stream = talk(&a.netns, &lab.outside, (OUTSIDE, 7002).into());
-        assert!(reached(&a, OUTSIDE, 7000));
+        assert!(gets(&a, OUTSIDE, 7000));
         // The address is forgotten, the flow that it allowed is not.
         let forgotten = || !sh("nft list table inet sampan-policy").contains("10.99.0.2 ");
         while !forgotten() {
@@ -425,10 +435,10 @@ fn names_are_allowed_by_the_addresses_that_were_told() {
         more.insert(0, with(allow(Direction::Ingress, A), &["host"], &[]));
         more[0].name = "more".to_owned();
         lab.networks.set_policies(more).await.unwrap();
-        assert!(reached(&a, OUTSIDE, 7000));
+        assert!(gets(&a, OUTSIDE, 7000));
         assert!(echoes(&mut stream));
         lab.networks.set_policies(Vec::new()).await.unwrap();
-        assert!(reached(&a, OUTSIDE, 7000));
+        assert!(gets(&a, OUTSIDE, 7000));
     });
 }
 
@@ -446,7 +456,7 @@ fn what_somebody_flushes_is_there_again_and_a_restart_interrupts_nothing() {
         assert!(!reached(&in_a, B, 80));
         let before = sh("nft -n list ruleset");
         sh("nft flush ruleset");
-        assert!(reached(&in_b, A, 80));
+        assert!(gets(&in_b, A, 80));
         lab.networks.reconcile(&[a.clone(), b.clone()]).await.unwrap();
         assert!(!reached(&in_a, B, 80));
         let figures = |text: &str| {
@@ -488,7 +498,7 @@ fn changes_of_addresses_are_changes_of_elements() {
             ]
         };
         lab.networks.set_policies(rules(&["172.17.0.3"])).await.unwrap();
-        assert!(reached(&b, A, 80) && !reached(&c, A, 80));
+        assert!(gets(&b, A, 80) && !reached(&c, A, 80));
         let handles = || sh("nft -a list chain inet sampan-policy ingress | grep -o 'handle.*'");
         let before = handles();
         for (peers, of_b, of_c) in [
@@ -498,7 +508,7 @@ fn changes_of_addresses_are_changes_of_elements() {
             (vec!["172.17.0.3/32", "10.0.0.0/8"], true, false),
         ] {
             lab.networks.set_policies(rules(&peers)).await.unwrap();
-            assert_eq!((reached(&b, A, 80), reached(&c, A, 80)), (of_b, of_c), "{peers:?}");
+            assert_eq!((way(&b, of_b), way(&c, of_c)), (of_b, of_c), "{peers:?}");
             assert_eq!(handles(), before, "{peers:?}");
         }
         let _ = (a, C);
