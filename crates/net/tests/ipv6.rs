@@ -1,4 +1,5 @@
 //! Dual-stack and IPv6-only bridge networks with real packets.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 

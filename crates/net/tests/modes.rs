@@ -1,5 +1,6 @@
 //! What else a bridge network can be: of several subnets, without the host,
 //! with somebody else's gateway, on somebody else's bridge.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 
@@ -19,10 +20,11 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Links, addresses and rules of the host, without numbers and counters.
+/// Links, addresses, routes and rules of the host, without numbers and counters.
 fn world() -> String {
     let links = sh("ip -o link | awk -F': ' '{print $2}'; ip -o address | awk '{print $2, $4}'");
-    links + &sh("nft -s list table inet sampan")
+    let routes = sh("ip -6 route show table local | grep '^local ::1' || true");
+    links + &routes + &sh("nft -s list table inet sampan")
 }
 
 /// Removes a network, on which nothing is any more, and compares.

@@ -1,5 +1,6 @@
 //! Interfaces and routes of a sandbox on several networks: names and order,
 //! which of them leads out, and what connecting and disconnecting change.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 

@@ -3,7 +3,7 @@
 //!
 //! `SAMPAN_SCALE=1000` makes as many networks and four times as many
 //! endpoints; by default there are few, which shows only that nothing breaks.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod lab;
 

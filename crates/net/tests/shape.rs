@@ -1,4 +1,5 @@
 //! Limits of bandwidth, measured with TCP.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 

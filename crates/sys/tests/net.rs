@@ -56,7 +56,7 @@ fn a_veth_joins_two_namespaces() {
         LinkChange { quiet_ipv6: Path::new("/proc/sys/net/ipv6").exists(), ..Default::default() };
     let joined =
         LinkChange { up: Some(true), master: Some(bridge.index), alias: Some("mine"), ..up };
-    let isolated = PortChange { isolated: Some(true), hairpin: Some(true), ..Default::default() };
+    let isolated = PortChange { isolated: Some(true), hairpin: Some(true) };
     route
         .run(vec![
             add_address(bridge.index, net("10.9.0.1/24")),

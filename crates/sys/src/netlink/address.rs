@@ -172,9 +172,21 @@ pub fn replace_route(route: &RouteEntry) -> Option<Request> {
 /// That it is so already is reported as such.
 #[must_use]
 pub fn add_local_route(link: u32, address: Ipv6Addr) -> Request {
-    // As in `route_message`. Others have routes to the same address: no
-    // NLM_F_EXCL.
+    // Others have routes to the same address: no NLM_F_EXCL.
     let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+    let m = local_route(libc::RTM_NEWROUTE, flags, link, address);
+    Request::new(m, format!("add local route {address}"))
+}
+
+/// Takes the route of [`add_local_route`] away.
+#[must_use]
+pub fn delete_local_route(link: u32, address: Ipv6Addr) -> Request {
+    let m = local_route(libc::RTM_DELROUTE, 0, link, address);
+    Request::new(m, format!("remove local route {address}"))
+}
+
+fn local_route(kind: u16, flags: i32, link: u32, address: Ipv6Addr) -> Message {
+    // As in `route_message`.
     let mut header = [0; 12];
     header[0] = libc::AF_INET6 as u8;
     header[1] = 128;
@@ -182,9 +194,9 @@ pub fn add_local_route(link: u32, address: Ipv6Addr) -> Request {
     header[5] = libc::RTPROT_BOOT;
     header[6] = libc::RT_SCOPE_UNIVERSE;
     header[7] = libc::RTN_LOCAL;
-    let mut m = Message::new(libc::RTM_NEWROUTE, flags as u16, &header);
+    let mut m = Message::new(kind, flags as u16, &header);
     m.raw(libc::RTA_DST, &address.octets()).u32(libc::RTA_OIF, link);
-    Request::new(m, format!("add local route {address}"))
+    m
 }
 
 /// Removes a route from the main table.

@@ -21,8 +21,8 @@ mod listen;
 mod qdisc;
 mod route;
 mod socket;
-mod usable;
 mod stats;
+mod usable;
 mod vlan;
 mod way;
 
@@ -31,7 +31,7 @@ use std::io;
 use thiserror::Error;
 
 pub use address::{
-    AddressEntry, Neighbour, RouteEntry, add_address, add_local_route, add_route, delete_address,
+    AddressEntry, Neighbour, RouteEntry, add_address, add_local_route, add_route, delete_address, delete_local_route,
     delete_neighbour, delete_route, replace_neighbour, replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
@@ -48,9 +48,9 @@ pub use qdisc::{TokenBucket, delete_token_bucket, set_token_bucket};
 pub(crate) use route::dump as dump_objects;
 pub use route::{Request, Route};
 pub(crate) use socket::{Reply, Socket};
+pub use stats::LinkStats;
 pub use usable::AddressWatch;
 pub use vlan::{IpvlanFlag, IpvlanMode, MacvlanMode, NewUpper, UpperKind, add_dummy, add_upper};
-pub use stats::LinkStats;
 pub use way::Way;
 
 /// A request that the kernel refused, or a socket that failed.

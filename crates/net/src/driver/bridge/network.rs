@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use sampan_sys::netlink::{
-    Link, LinkChange, LinkRef, NetlinkError, NewBridge, Route, add_address, add_bridge,
-    add_local_route, delete_address, set_link,
+    Link, LinkChange, LinkRef, NetlinkError, NewBridge, Request, Route, add_address, add_bridge,
+    add_local_route, delete_address, delete_local_route, set_link,
 };
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
@@ -275,5 +275,7 @@ fn release(route: &mut Route, link: &Link, config: &BridgeConfig) -> Result<(), 
     let gateways: Vec<IpNet> = config.gateways().collect();
     let given = route.addresses_of(link.index)?.into_iter();
     let given = given.filter(|a| a.ours && gateways.contains(&a.address));
-    route.run(given.map(|a| delete_address(link.index, a.address).absent_ok()).collect())
+    let given = given.map(|a| delete_address(link.index, a.address));
+    let detour = delete_local_route(link.index, Ipv6Addr::LOCALHOST);
+    route.run(given.chain([detour]).map(Request::absent_ok).collect())
 }
