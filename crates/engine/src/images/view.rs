@@ -102,6 +102,8 @@ fn inspect(image: &ImageRecord) -> Value {
         "DockerVersion": text("docker_version"),
         "Author": text("author"),
         "Config": config(&image.run_config(), Value::Null),
+        // Gone from Docker's answer; docker-compose 1 can't recreate without.
+        "ContainerConfig": config(&image.run_config(), Value::Null),
         "Architecture": text("architecture"),
         "Os": text("os"),
         "Size": image.size,
