@@ -6,11 +6,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sampan_sys::netlink::{
     AddressWatch, Link, LinkChange, LinkRef, Neighbour, NetlinkError, NewVeth, PortChange, Request,
-    Route, add_address, add_veth, replace_neighbour, set_link, set_port, shut_port,
+    Route, add_address, add_veth, set_link, set_port, shut_port,
 };
 use sampan_sys::sysctl;
 
 use super::mark::link_names;
+use super::neighbours::introduce;
 use super::usable::await_ipv6;
 use super::{Bridge, Mark};
 use crate::config::{Attachment, BridgeConfig, DriverConfig};
@@ -350,20 +351,6 @@ fn activate(
     for address in plan.addresses.iter().map(IpNet::addr) {
         if let Err(e) = kernel.announcer.announce(bridge, plan.mac.0, address) {
             tracing::debug!(%address, error = %e, "failed to announce an address");
-        }
-    }
-    Ok(())
-}
-
-/// Makes neighbours known. Where the kernel has no room for them (all
-/// namespaces share one table of a thousand or so), they will be asked for.
-fn introduce(route: &mut Route, neighbours: Vec<Neighbour>) -> Result<(), NetlinkError> {
-    for result in route.run_each(neighbours.iter().map(replace_neighbour).collect())? {
-        match result {
-            Err(e) if e.is_full() => {
-                tracing::debug!(error = %e, "the table of neighbours is full");
-            }
-            result => result?,
         }
     }
     Ok(())

@@ -22,6 +22,7 @@
 
 mod endpoint;
 mod mark;
+mod neighbours;
 mod network;
 mod usable;
 
