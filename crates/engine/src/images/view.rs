@@ -181,8 +181,8 @@ mod tests {
         keys.sort_unstable();
         assert_eq!(
             keys.join(" "),
-            "Architecture Author Comment Config Created DockerVersion GraphDriver Id Metadata Os \
-             Parent RepoDigests RepoTags RootFS Size"
+            "Architecture Author Comment Config ContainerConfig Created DockerVersion GraphDriver Id \
+             Metadata Os Parent RepoDigests RepoTags RootFS Size"
         );
         assert_eq!(out["Config"]["Cmd"], json!(["sh"]));
         assert_eq!(out["Config"]["Volumes"], json!(null));
