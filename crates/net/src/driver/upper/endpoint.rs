@@ -20,8 +20,11 @@ use crate::error::NetError;
 use crate::mac::MacAddr;
 use crate::worker::Kernel;
 
+/// The parent is a bridge's port, or has links of another kind.
 const EBUSY: i32 = 16;
+/// The parent belongs to one link alone.
 const EINVAL: i32 = 22;
+/// Another link on the parent has the hardware address.
 const EADDRINUSE: i32 = 98;
 
 /// An endpoint with everything decided.

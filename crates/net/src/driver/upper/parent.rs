@@ -1,14 +1,15 @@
 //! The parent of a network: somebody else's link, a VLAN on one, or a link to
 //! nowhere for containers among themselves.
 
+use std::os::fd::AsFd;
+use std::path::Path;
+
 use sampan_sys::netlink::{
     Link, LinkChange, LinkRef, NetlinkError, NewUpper, NewVeth, Request, Route, UpperKind,
     add_dummy, add_upper, add_veth, delete_link, set_link,
 };
 use sampan_sys::netns::NetNs;
 use sampan_types::NetworkId;
-use std::os::fd::AsFd;
-use std::path::Path;
 
 use super::{Context, Mark, Settings, host};
 use crate::config::NetworkSpec;
@@ -16,6 +17,10 @@ use crate::error::NetError;
 use crate::mac::MacAddr;
 use crate::worker::Kernel;
 
+/// The VLAN is there already, under another name.
+const EEXIST: i32 = 17;
+/// What a kernel says of a kind of link that it has not.
+pub(super) const EOPNOTSUPP: i32 = 95;
 /// The MTU of a parent of our own on nothing.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -175,9 +180,6 @@ fn make_vlan(
         _ => settings.failed("create")(e),
     })
 }
-
-const EEXIST: i32 = 17;
-pub(super) const EOPNOTSUPP: i32 = 95;
 
 /// A dummy, or, where the kernel has none, a pair of links whose far end
 /// nobody listens at.
