@@ -133,7 +133,7 @@ impl Inner {
                 Some(after) => {
                     self.state().sandboxes.insert(sandbox.clone(), after);
                     if repairs.restored.len() > restored {
-                        self.straighten(&sandbox).await;
+                        self.straighten(&sandbox, None).await;
                     }
                 }
                 None => repairs.lost.push(sandbox),

@@ -44,7 +44,7 @@ impl Inner {
         }
         let id = joined.spec.sandbox.clone();
         self.state().sandboxes.insert(id.clone(), joined);
-        self.straighten(&id).await;
+        self.straighten(&id, None).await;
         self.joined.notify_one();
         Ok(sandbox)
     }
@@ -249,7 +249,7 @@ impl Inner {
         self.route_sandbox(namespace, &after.spec, all, None).await?;
         let sandbox = after.spec.sandbox.clone();
         self.repoint(after, all).await?;
-        self.straighten(&sandbox).await;
+        self.straighten(&sandbox, Some(&endpoint.endpoint)).await;
         Ok(())
     }
 
@@ -340,7 +340,9 @@ pub(super) async fn set_sysctls(
     let namespace = Arc::clone(namespace);
     let written = tokio::task::spawn_blocking(move || {
         namespace.netns().run(|| {
-            sysctls.iter().try_for_each(|(name, value)| sysctl::write_apart(name, value).map(|_| ()))
+            sysctls
+                .iter()
+                .try_for_each(|(name, value)| sysctl::write_apart(name, value).map(|_| ()))
         })
     });
     match written.await {

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use sampan_types::SandboxId;
+use sampan_types::{EndpointId, SandboxId};
 
 use super::repair::{Repair, RepairKind};
 use super::routes::Attached;
@@ -17,15 +17,16 @@ use crate::config::SandboxSpec;
 use crate::redirect::Straight;
 
 impl Inner {
-    /// Leads frames past the bridge between a sandbox's endpoints and their
-    /// neighbours, where that may be.
-    pub(super) async fn straighten(&self, sandbox: &SandboxId) {
+    /// Leads frames past the bridge between a sandbox's endpoints, or one of
+    /// them, and their neighbours, where that may be.
+    pub(super) async fn straighten(&self, sandbox: &SandboxId, one: Option<&EndpointId>) {
         let turn = self.redirect.turn().await;
         let endpoints = {
             let state = self.state();
             let Some(joined) = state.sandboxes.get(sandbox).cloned() else { return };
-            let attached = super::sandbox::attached(&state, &joined);
+            let mut attached = super::sandbox::attached(&state, &joined);
             drop(state);
+            attached.retain(|(_, a)| one.is_none_or(|one| a.endpoint == *one));
             self.straight(&joined.spec, &attached)
         };
         turn.add(endpoints).await;

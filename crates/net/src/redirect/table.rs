@@ -41,9 +41,6 @@ impl Table {
         let found = route.link(&endpoint.link).map_err(failed(endpoint))?;
         let Some(link) = found.map(|l| l.index) else { return self.remove(&endpoint.endpoint) };
         let entry = Entry { network: self.number(&endpoint.network), mac: endpoint.mac, link };
-        if self.entries.get(&endpoint.endpoint) == Some(&entry) {
-            return Ok(());
-        }
         self.enter(&endpoint.endpoint, entry)?;
         self.set_program(route, link).map_err(failed(endpoint))
     }
