@@ -1,7 +1,7 @@
 //! Network policies of the daemon: from a container's first packet on, on
 //! those that run, over restarts and deaths of the daemon.
 
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod common;
 
