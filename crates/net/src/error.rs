@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use sampan_sys::bpf::RedirectError;
 use sampan_plugin::PluginError;
+use sampan_sys::bpf::RedirectError;
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::sysctl::SysctlError;
 use sampan_types::{ErrorKind, Kind, NetworkId, SandboxId};

@@ -1,5 +1,6 @@
 //! Networks of other people's programs: a driver plugin that is written here,
 //! and Debian's CNI plugins.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 

@@ -1,5 +1,6 @@
 //! Frames that pass the bridge by, with real packets: who is led so and who
 //! is not, that nobody else is reached, and that it outlives the process.
+#![allow(clippy::unwrap_used)]
 
 mod lab;
 

@@ -1,4 +1,5 @@
 //! Networks and addresses of plugins, as the docker command uses them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -2,7 +2,7 @@
 //! price of one system call, without memory of their own for each.
 //!
 //! Be aware:
-//! - IPv4 sockets only: other datagrams are received, but have no sender.
+//! - Addresses are IPv4; other datagrams are received, but without a sender.
 //! - Nothing here waits; a socket with nothing to receive, or no room to send,
 //!   answers `WouldBlock`.
 
@@ -29,8 +29,8 @@ pub struct Received<'a> {
     pub bytes: &'a [u8],
     /// Whether there was more of it than that.
     pub cut: bool,
-    /// Who sent it.
-    pub from: SocketAddrV4,
+    /// Who sent it; none for addresses of another family.
+    pub from: Option<SocketAddrV4>,
 }
 
 impl Inbox {
@@ -74,11 +74,11 @@ impl Inbox {
         Ok(count)
     }
 
-    /// What was received, but for datagrams without a sender.
+    /// What was received.
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
         let rooms = self.bytes.chunks_exact(self.size.max(1));
         self.received.iter().zip(rooms).filter_map(|((length, cut, from), room)| {
-            Some(Received { bytes: room.get(..*length)?, cut: *cut, from: (*from)? })
+            Some(Received { bytes: room.get(..*length)?, cut: *cut, from: *from })
         })
     }
 }
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(inbox.receive(&b).unwrap(), BATCH);
         assert_eq!(inbox.receive(&b).unwrap(), 39 - BATCH);
         let last = inbox.iter().last().unwrap();
-        assert_eq!(last, Received { bytes: &[39; 16], cut: true, from: v4(&a) });
+        assert_eq!(last, Received { bytes: &[39; 16], cut: true, from: Some(v4(&a)) });
         assert_eq!(inbox.receive(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(inbox.iter().count(), 0);
     }

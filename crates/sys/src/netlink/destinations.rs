@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::NetlinkError;
 use super::address::{parse_ip, routes_request};
 use super::attr::{attributes, u32_ne};
 use super::route::{Route, dump};
-use super::NetlinkError;
 
 /// The destination of a route of any table, also of one that leads nowhere
 /// (`blackhole`, `unreachable` …).

@@ -31,8 +31,8 @@ use std::io;
 use thiserror::Error;
 
 pub use address::{
-    AddressEntry, Neighbour, RouteEntry, add_address, add_local_route, add_route, delete_address, delete_local_route,
-    delete_neighbour, delete_route, replace_neighbour, replace_route,
+    AddressEntry, Neighbour, RouteEntry, add_address, add_local_route, add_route, delete_address,
+    delete_local_route, delete_neighbour, delete_route, replace_neighbour, replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
 pub use classifier::{Classifier, add_clsact, delete_classifier, set_classifier};
