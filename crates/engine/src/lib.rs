@@ -36,7 +36,9 @@ pub mod volumes;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sampan_image::Images;
 use sampan_image::registry::Registry;
@@ -69,6 +71,12 @@ use container::index::Index;
 use exec::ExecTable;
 use networks::NetworkTable;
 
+/// What was this large, in bytes, left much memory behind that is used no more.
+const LARGE: usize = 128 << 10;
+/// How long after it the memory is given back: other work on the same thing
+/// uses it again.
+const CALM: Duration = Duration::from_millis(300);
+
 /// The container engine. Clones share everything.
 #[derive(Clone)]
 pub struct Engine {
@@ -86,6 +94,8 @@ pub(crate) struct Inner {
     runtime: Runtime,
     networks: Networks,
     plugins: sampan_plugin::Plugins,
+    /// Held while an address is given back to its plugin.
+    leases: tokio::sync::Mutex<()>,
     network_table: NetworkTable,
     policies: policies::PolicyTable,
     /// The host's ports that are published. Locked for one allocation.
@@ -102,6 +112,8 @@ pub(crate) struct Inner {
     stop: CancellationToken,
     /// Everything that runs in the background; awaited at the end.
     tasks: TaskTracker,
+    /// Whether memory is about to be given back to the system.
+    trims: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -233,6 +245,23 @@ impl Engine {
             Ok(result) => result,
             Err(e) => Err(EngineError::Fault(e.to_string())),
         }
+    }
+
+    /// Gives memory back to the system soon, when what was handled just now was
+    /// large; nobody waits for it.
+    pub(crate) fn trim_after(&self, size: usize) {
+        if size < LARGE || self.inner.trims.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let engine = self.clone();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = engine.inner.stop.cancelled() => return,
+                () = tokio::time::sleep(CALM) => {}
+            }
+            engine.inner.trims.store(false, Ordering::Release);
+            drop(tokio::task::spawn_blocking(sampan_sys::process::trim_memory));
+        });
     }
 
     /// Runs something that waits for file systems, away from the async threads.

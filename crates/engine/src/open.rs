@@ -1,6 +1,7 @@
 //! Opening the engine at the daemon's start, and closing it at its end.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -95,6 +96,7 @@ impl Engine {
                 volumes,
                 runtime,
                 plugins,
+                leases: tokio::sync::Mutex::default(),
                 networks,
                 network_table,
                 policies,
@@ -107,6 +109,7 @@ impl Engine {
                 cgroups,
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
+                trims: AtomicBool::new(false),
             }),
         })
     }

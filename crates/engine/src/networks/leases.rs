@@ -85,6 +85,12 @@ impl Engine {
     }
 
     async fn end_lease(&self, network: &NetworkRecord, address: IpAddr) -> Result<()> {
+        // One at a time: what ends and what was left over may be the same, and
+        // the plugin may have given the address to somebody else since.
+        let _ending = self.inner.leases.lock().await;
+        if self.inner.store.get(&key(&network.id, address)).await?.is_none() {
+            return Ok(());
+        }
         let Some(ipam) = self.ipam_of(network).await? else { return Ok(()) };
         let subnet = network.ipam.iter().find(|s| s.subnet.contains(&address));
         if let Some(pool) = subnet.and_then(|s| s.pool.as_deref()) {
