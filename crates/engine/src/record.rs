@@ -8,11 +8,13 @@
 //! - Fields may be added with `#[serde(default)]`. Any other change needs a
 //!   new version and a migration in [`decode`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use sampan_net::Protocol;
 use sampan_types::docker;
 use sampan_types::{
     ContainerId, ContainerName, EndpointId, ErrorKind, ImageId, Kind, NetworkId, SandboxId,
@@ -21,6 +23,7 @@ use sampan_types::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::container::WishedPorts;
 pub use crate::container::state::{State, Status};
 
 /// The version that this build writes.
@@ -85,7 +88,7 @@ struct Envelope {
 /// # Errors
 /// When a map has keys that JSON can't hold; no record has such.
 pub fn encode(record: &ContainerRecord) -> Result<Vec<u8>, RecordError> {
-    serde_json::to_vec(&EnvelopeRef { version: VERSION, container: record })
+    serde_json::to_vec(&EnvelopeRef { version: VERSION, container: &record.whole() })
         .map_err(|source| RecordError::Malformed { key: key(&record.id), source })
 }
 
@@ -97,9 +100,9 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<ContainerRecord, RecordError> {
     let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
     let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
     match header.version {
-        VERSION => {
-            serde_json::from_slice::<Envelope>(bytes).map(|e| e.container).map_err(malformed)
-        }
+        VERSION => serde_json::from_slice::<Envelope>(bytes)
+            .map(|e| e.container.packed())
+            .map_err(malformed),
         found => Err(RecordError::TooNew { key: key.to_owned(), found }),
     }
 }
@@ -194,8 +197,8 @@ pub struct EndpointLive {
 /// One published port while the container runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRecord {
-    /// `tcp` or `udp`.
-    pub proto: String,
+    /// The protocol.
+    pub proto: Protocol,
     /// The port in the container.
     pub container_port: u16,
     /// The host's address; unspecified means all.
@@ -293,9 +296,11 @@ pub struct ContainerRecord {
     pub path: String,
     /// The program's arguments.
     pub args: Vec<String>,
-    /// The image's configuration with the request's over it.
+    /// The image's configuration with the request's over it; without the
+    /// exposed ports.
     pub config: docker::ContainerConfig,
-    /// Resources, mounts, network mode … as asked for, with defaults filled in.
+    /// Resources, mounts, network mode … as asked for, with defaults filled in;
+    /// without the bindings of ports.
     pub host_config: docker::HostConfig,
     /// Network.
     pub networking: Networking,
@@ -317,9 +322,31 @@ pub struct ContainerRecord {
     /// start: what is left of it is carried out after the daemon's death.
     #[serde(default)]
     pub restart_wanted: bool,
+    /// The exposed ports and the bindings of ports: in the store they are in
+    /// the two configurations, as Docker's API has them.
+    #[serde(skip)]
+    pub wished_ports: WishedPorts,
 }
 
 impl ContainerRecord {
+    /// The record with its ports in the configurations.
+    #[must_use]
+    pub fn whole(&self) -> Cow<'_, Self> {
+        if self.wished_ports.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut whole = self.clone();
+        whole.wished_ports.put(&mut whole.config, &mut whole.host_config);
+        Cow::Owned(whole)
+    }
+
+    /// The record with the ports out of the configurations.
+    #[must_use]
+    pub fn packed(mut self) -> Self {
+        self.wished_ports = WishedPorts::take(&mut self.config, &mut self.host_config);
+        self
+    }
+
     /// The directory of a container below the data root: log, hosts file …
     #[must_use]
     pub fn data_dir(&self, data_root: &Path) -> PathBuf {

@@ -26,7 +26,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
 /// How much of the file redb may keep in memory, in bytes. Records are small
 /// and read once; the kernel's page cache does the rest.
-const CACHE_BYTES: usize = 4 << 20;
+const CACHE_BYTES: usize = 1 << 20;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 type Reply = oneshot::Sender<Result<u64, StoreError>>;

@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 /// How many changes are remembered for watches that begin in the past or are
 /// slow. Beyond it they have to list again.
 const HISTORY: usize = 8192;
+/// How many bytes of values are remembered while there is a watch.
+const WATCHED_BYTES: usize = 16 << 20;
+/// How many bytes of values are remembered while there is none.
+const UNWATCHED_BYTES: usize = 256 << 10;
 
 /// One key's change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,12 @@ pub struct Change {
     pub key: String,
     /// The new value; `None`: removed.
     pub value: Option<Arc<[u8]>>,
+}
+
+impl Change {
+    fn size(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| value.len())
+    }
 }
 
 /// Why a watch ended.
@@ -43,7 +53,23 @@ struct History {
     changes: VecDeque<Change>,
     /// Changes up to and including this revision may be missing.
     forgotten: u64,
+    /// The length of all values of `changes`.
+    bytes: usize,
+    /// How many watches there are.
+    watches: usize,
     closed: bool,
+}
+
+impl History {
+    /// Forgets what is too much.
+    fn shorten(&mut self) {
+        let most = if self.watches > 0 { WATCHED_BYTES } else { UNWATCHED_BYTES };
+        while self.changes.len() > HISTORY || self.bytes > most {
+            let Some(old) = self.changes.pop_front() else { return };
+            self.bytes = self.bytes.saturating_sub(old.size());
+            self.forgotten = old.revision;
+        }
+    }
 }
 
 /// Where the writer publishes and watches read. The mutex is held for copying
@@ -56,21 +82,29 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(revision: u64) -> Arc<Self> {
-        let history = History { changes: VecDeque::new(), forgotten: revision, closed: false };
+        let (changes, bytes, watches) = Default::default();
+        let history = History { changes, forgotten: revision, bytes, watches, closed: false };
         Arc::new(Self { history: Mutex::new(history), changed: Notify::new() })
     }
 
     pub(crate) fn publish(&self, changes: impl IntoIterator<Item = Change>) {
         {
             let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-            history.changes.extend(changes);
-            while history.changes.len() > HISTORY {
-                if let Some(old) = history.changes.pop_front() {
-                    history.forgotten = old.revision;
-                }
+            for change in changes {
+                history.bytes = history.bytes.saturating_add(change.size());
+                history.changes.push_back(change);
             }
+            history.shorten();
         }
         self.changed.notify_waiters();
+    }
+
+    /// Counts a watch more or less.
+    fn count(&self, more: bool) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = history.watches;
+        history.watches = if more { watches + 1 } else { watches.saturating_sub(1) };
+        history.shorten();
     }
 
     pub(crate) fn close(&self) {
@@ -109,6 +143,7 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn new(feed: Arc<Feed>, prefix: &str, from: u64) -> Self {
+        feed.count(true);
         Self { feed, prefix: prefix.to_owned(), from, ready: VecDeque::new() }
     }
 
@@ -131,5 +166,37 @@ impl Watch {
                 changed.await;
             }
         }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.feed.count(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(revision: u64) -> Change {
+        Change { revision, key: "a".to_owned(), value: Some(vec![0; 100 << 10].into()) }
+    }
+
+    #[tokio::test]
+    async fn large_values_are_remembered_for_watches() {
+        let feed = Feed::new(0);
+        feed.publish((1..=4).map(change));
+        let mut late = Watch::new(Arc::clone(&feed), "", 0);
+        assert_eq!(late.next().await, Err(WatchError::Compacted { oldest: 2 }));
+        feed.publish((5..=9).map(change));
+        late.from = 2;
+        for revision in 3..=9 {
+            assert_eq!(late.next().await.map(|c| c.revision), Ok(revision));
+        }
+        drop(late);
+        let history = feed.history.lock().unwrap();
+        assert_eq!((history.changes.len(), history.forgotten), (2, 7));
+        assert_eq!(history.bytes, 200 << 10);
     }
 }

@@ -23,7 +23,9 @@ use super::namespaces::check_modes;
 use super::{Container, logging, merge, names, ports, validate};
 use crate::Engine;
 use crate::error::{EngineError, Result};
-use crate::record::{ContainerRecord, Desired, MountKind, NetworkMode, Networking, State};
+use crate::record::{
+    ContainerRecord, Desired, MountKind, NetworkMode, Networking, State, WishedPorts,
+};
 
 /// A container that may be made.
 struct Draft {
@@ -89,7 +91,7 @@ impl Engine {
         };
         check_modes(self, &mut host)?;
         let networking = self.plan_networking(&body, &mut host)?;
-        ports::bindings(&config, &host)?;
+        ports::check(&config, &host)?;
         self.fill_in(&id, &mut config, &mut host, &networking.mode)?;
         self.oci_runtime(host.runtime.as_deref().unwrap_or_default())?;
         let mut warnings = spec::validate(&host, &config, &self.inner.facts)?;
@@ -120,8 +122,10 @@ impl Engine {
             restart_count: 0,
             manually_stopped: false,
             restart_wanted: false,
+            wished_ports: WishedPorts::default(),
             id,
-        };
+        }
+        .packed();
         Ok(Draft { record, volumes, warnings })
     }
 

@@ -286,8 +286,8 @@ fn addresses(target: &ContainerRecord) -> impl Iterator<Item = IpAddr> + use<> {
 fn environment(parent: &ContainerRecord, target: &ContainerRecord, alias: &str) -> Vec<String> {
     let prefix = alias.to_ascii_uppercase().replace('-', "_");
     let mut out = Vec::new();
-    let exposed = target.config.exposed_ports.iter().flatten();
-    let mut ports: Vec<(u16, Protocol)> = exposed.filter_map(|p| port(p)).collect();
+    let exposed = target.wished_ports.exposed();
+    let mut ports: Vec<(u16, Protocol)> = exposed.iter().filter_map(|p| port(p)).collect();
     ports.sort_by_key(|(port, protocol)| (*port, *protocol != Protocol::Tcp, protocol.to_string()));
     if let Some(address) = addresses(target).next() {
         let to = |(port, protocol): &(u16, Protocol)| {
@@ -346,12 +346,13 @@ mod tests {
 
     use super::*;
     use crate::container::tests::record;
-    use crate::record::{EndpointLive, EndpointRecord};
+    use crate::record::{EndpointLive, EndpointRecord, WishedPorts};
 
     fn target() -> ContainerRecord {
         let mut r = record(&"cd".repeat(32), "web01");
         r.config.hostname = Some("cdcdcdcdcdcd".to_owned());
-        r.config.exposed_ports = Some(vec!["443/tcp".into(), "80/udp".into(), "80/tcp".into()]);
+        let exposed = ["443/tcp", "80/udp", "80/tcp"].map(str::to_owned);
+        r.wished_ports = WishedPorts::new(Some(&exposed), None);
         r.config.env = Some(vec!["PATH=/bin".into(), "COLOUR=red".into()]);
         let mut endpoint = EndpointRecord::new(NetworkId::random(), EndpointSettings::default(), 0);
         endpoint.live = Some(EndpointLive {

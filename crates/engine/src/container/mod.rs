@@ -36,6 +36,9 @@ mod supervise;
 mod update;
 pub mod validate;
 pub mod wait;
+mod wished;
+
+pub use wished::WishedPorts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -295,6 +298,7 @@ pub(crate) mod tests {
             restart_count: 0,
             manually_stopped: false,
             restart_wanted: false,
+            wished_ports: Default::default(),
         }
     }
 

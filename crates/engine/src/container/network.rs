@@ -234,7 +234,7 @@ impl Engine {
             endpoints.into_iter().filter_map(|(n, e)| self.endpoint_spec(record, n, e)).collect();
         // The runtime sets the container's kernel parameters.
         let mut spec = SandboxSpec::new(sandbox, record.id.clone(), endpoints);
-        spec.ports = networking.ports.iter().filter_map(published).collect();
+        spec.ports = networking.ports.iter().map(published).collect();
         spec.dns = self.dns_spec(record);
         Some(spec)
     }
@@ -303,8 +303,7 @@ impl Engine {
                 }
             }
         }
-        let ports: Vec<PublishedPort> =
-            record.networking.ports.iter().filter_map(published).collect();
+        let ports: Vec<PublishedPort> = record.networking.ports.iter().map(published).collect();
         let mut table = self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = table.reserve(&ports, record.id.as_str()) {
             tracing::error!(container = name, %error, "a port is not the record's");
@@ -380,13 +379,13 @@ fn invalid(e: impl std::fmt::Display) -> EngineError {
 }
 
 /// A port of the record as the kernel's part knows it.
-pub(super) fn published(port: &PortRecord) -> Option<PublishedPort> {
-    Some(PublishedPort {
-        protocol: port.proto.parse().ok()?,
+pub(super) fn published(port: &PortRecord) -> PublishedPort {
+    PublishedPort {
+        protocol: port.proto,
         host_ip: port.host_ip,
         host_port: port.host_port,
         container_port: port.container_port,
-    })
+    }
 }
 
 /// A failure to make the network, as the API shows it.

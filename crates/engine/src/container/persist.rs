@@ -29,6 +29,7 @@ impl Engine {
         let record = c.record();
         let written = match record::encode(&record) {
             Ok(bytes) => {
+                self.trim_after(bytes.len());
                 let put = Transaction::put(record::key(c.id()), bytes);
                 self.store().commit(put).await.map_err(Into::into)
             }

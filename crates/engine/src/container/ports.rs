@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use sampan_net::Protocol;
-use sampan_types::docker::{ContainerConfig, HostConfig};
+use sampan_types::docker::{ContainerConfig, HostConfig, PortMap};
 
 use super::validate::Refusal;
 
@@ -46,14 +46,29 @@ pub fn canonical(port: &str) -> String {
     format!("{number}/{}", protocol.to_ascii_lowercase())
 }
 
-/// What a container wants published, sorted by its ports.
+/// Refuses ports that can't be read.
 ///
 /// # Errors
 /// A port, protocol or address that is none.
-pub fn bindings(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Binding>, Refusal> {
+pub fn check(config: &ContainerConfig, host: &HostConfig) -> Result<(), Refusal> {
+    let (none, nothing) = (Vec::new(), PortMap::new());
+    let exposed = config.exposed_ports.as_ref().unwrap_or(&none);
+    bindings(exposed, host.port_bindings.as_ref().unwrap_or(&nothing), false).map(|_| ())
+}
+
+/// What a container wants published, sorted by its ports; all that it exposes
+/// when `publish_all` is set.
+///
+/// # Errors
+/// A port, protocol or address that is none.
+pub fn bindings(
+    exposed: &[String],
+    bound_ports: &PortMap,
+    publish_all: bool,
+) -> Result<Vec<Binding>, Refusal> {
     let mut out = Vec::new();
     let mut bound = BTreeSet::new();
-    for (port, bindings) in host.port_bindings.iter().flatten() {
+    for (port, bindings) in bound_ports {
         let (ports, protocol) = container_port(port)?;
         if ports.start() != ports.end() {
             return Err(Refusal(format!("invalid port specification: \"{port}\"")));
@@ -79,9 +94,9 @@ pub fn bindings(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Bindi
             out.push(Binding { protocol, host_ip, host_range, container_port });
         }
     }
-    for exposed in config.exposed_ports.iter().flatten() {
+    for exposed in exposed {
         let (ports, protocol) = container_port(exposed)?;
-        if !host.publish_all_ports.unwrap_or(false) {
+        if !publish_all {
             continue;
         }
         for container_port in ports {
@@ -107,30 +122,26 @@ mod tests {
     use super::*;
     use sampan_types::docker::PortBinding;
 
-    fn host(bindings: &[(&str, &str, &str)]) -> HostConfig {
-        let mut map: std::collections::HashMap<String, Option<Vec<PortBinding>>> =
-            Default::default();
+    fn bound(bindings: &[(&str, &str, &str)]) -> PortMap {
+        let mut map = PortMap::new();
         for (port, ip, host_port) in bindings {
             map.entry((*port).to_owned()).or_default().get_or_insert_default().push(PortBinding {
                 host_ip: Some((*ip).to_owned()),
                 host_port: Some((*host_port).to_owned()),
             });
         }
-        HostConfig { port_bindings: Some(map), ..Default::default() }
+        map
     }
 
     #[test]
     fn bindings_are_read() {
-        let config = ContainerConfig {
-            exposed_ports: Some(vec!["80/tcp".into(), "9000-9001/udp".into()]),
-            ..Default::default()
-        };
-        let mut h = host(&[
+        let exposed = ["80/tcp".to_owned(), "9000-9001/udp".to_owned()];
+        let bound = bound(&[
             ("80/tcp", "", "8080"),
             ("80/tcp", "127.0.0.1", "8000-8010"),
             ("53/udp", "", ""),
         ]);
-        let r = bindings(&config, &h).unwrap();
+        let r = bindings(&exposed, &bound, false).unwrap();
         let seen: Vec<_> = r
             .iter()
             .map(|r| (r.container_port, r.host_ip.map(|ip| ip.to_string()), r.host_range.clone()))
@@ -143,8 +154,7 @@ mod tests {
                 (53, None, None),
             ]
         );
-        h.publish_all_ports = Some(true);
-        let r = bindings(&config, &h).unwrap();
+        let r = bindings(&exposed, &bound, true).unwrap();
         assert_eq!(r.len(), 5);
         assert!(r.iter().any(|r| r.container_port == 9001 && r.protocol == Protocol::Udp));
     }
@@ -160,7 +170,7 @@ mod tests {
             ("80/tcp", "", "90-80"),
             ("80/tcp", "", "70000"),
         ] {
-            let r = bindings(&ContainerConfig::default(), &host(&[(port, ip, host_port)]));
+            let r = bindings(&[], &bound(&[(port, ip, host_port)]), false);
             assert!(r.is_err(), "{port} {ip} {host_port}");
         }
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use sampan_net::ports::host_users;
 use sampan_net::{DriverConfig, PortError, PortRequest, PublishedPort};
 use sampan_types::Kind;
-use sampan_types::docker::{HostConfig, PortBinding, PortMap};
+use sampan_types::docker::{PortBinding, PortMap};
 use serde_json::Value;
 
 use super::ports::{self, Binding};
@@ -23,7 +23,9 @@ use super::{Container, network};
 use crate::Engine;
 use crate::container_view::port_map;
 use crate::error::{EngineError, Result};
-use crate::record::{ContainerRecord, EndpointRecord, NetworkMode, Networking, PortRecord};
+use crate::record::{
+    ContainerRecord, EndpointRecord, NetworkMode, Networking, PortRecord, WishedPorts,
+};
 
 /// What shall be published from now on, and no longer.
 #[derive(Debug, Clone, Default)]
@@ -55,19 +57,18 @@ impl Engine {
     async fn publish_locked(&self, c: &Arc<Container>, change: &PublishChange) -> Result<Value> {
         let record = c.record();
         check_publishable(&record)?;
-        let mut host = record.host_config.clone();
-        take_back(&record, &mut host, &change.remove)?;
-        let mut bound = host.port_bindings.take().unwrap_or_default();
+        let mut bound = record.wished_ports.bindings();
+        take_back(&record, &mut bound, &change.remove)?;
         for (port, bindings) in &change.add {
             let all = bound.entry(port.clone()).or_default().get_or_insert_default();
             all.extend(bindings.clone().unwrap_or_else(|| vec![PortBinding::default()]));
         }
-        host.port_bindings = Some(bound);
-        let added = HostConfig { port_bindings: Some(change.add.clone()), ..Default::default() };
-        let added = ports::bindings(&record.config, &added)?;
-        let mut exposed: BTreeSet<String> =
-            record.config.exposed_ports.iter().flatten().cloned().collect();
+        let added = ports::bindings(&[], &change.add, false)?;
+        let mut exposed: BTreeSet<String> = record.wished_ports.exposed().into_iter().collect();
         exposed.extend(change.add.keys().map(|k| ports::canonical(k)));
+
+        let exposed: Vec<String> = exposed.into_iter().collect();
+        let wished = WishedPorts::new(Some(&exposed), Some(&bound));
 
         // Also of one that does not run, when others are in its namespace.
         let runs = record.networking.sandbox.clone();
@@ -78,11 +79,10 @@ impl Engine {
             new = self.take_bindings(&record, &record.networking, &added)?;
             kept.extend(new.iter().map(port_record));
         }
-        let published: Vec<PublishedPort> = kept.iter().filter_map(network::published).collect();
+        let published: Vec<PublishedPort> = kept.iter().map(network::published).collect();
         let written = self
             .commit_change(c, |r| {
-                r.host_config = host;
-                r.config.exposed_ports = Some(exposed.into_iter().collect());
+                r.wished_ports = wished;
                 r.networking.ports = kept;
             })
             .await;
@@ -94,8 +94,7 @@ impl Engine {
         if let Some(sandbox) = runs {
             if let Err(e) = self.networks().publish(&sandbox, published).await {
                 self.commit_change(c, |r| {
-                    r.host_config = record.host_config.clone();
-                    r.config = record.config.clone();
+                    r.wished_ports = record.wished_ports.clone();
                     r.networking.ports = record.networking.ports.clone();
                 })
                 .await?;
@@ -104,7 +103,7 @@ impl Engine {
             }
             crate::fault!("publish:after-kernel");
         }
-        let gone: Vec<PublishedPort> = gone.iter().filter_map(network::published).collect();
+        let gone: Vec<PublishedPort> = gone.iter().map(network::published).collect();
         self.free_ports(&gone);
         self.container_event(c, "update", &[]);
         Ok(port_map(&c.record()))
@@ -119,7 +118,9 @@ impl Engine {
         if networking.mode == NetworkMode::None || self.is_not_published(networking) {
             return Ok(());
         }
-        let wanted = ports::bindings(&record.config, &record.host_config)?;
+        let wished = &record.wished_ports;
+        let all = record.host_config.publish_all_ports.unwrap_or(false);
+        let wanted = ports::bindings(&wished.exposed(), &wished.bindings(), all)?;
         let given = self.take_bindings(record, networking, &wanted)?;
         networking.ports = given.iter().map(port_record).collect();
         Ok(())
@@ -240,7 +241,7 @@ fn refused(record: &ContainerRecord, networking: &Networking, e: &PortError) -> 
 
 fn port_record(port: &PublishedPort) -> PortRecord {
     PortRecord {
-        proto: port.protocol.to_string(),
+        proto: port.protocol,
         container_port: port.container_port,
         host_ip: port.host_ip,
         host_port: port.host_port,
@@ -281,7 +282,7 @@ fn removes(remove: &PortMap, port: &PortRecord) -> bool {
 }
 
 /// Takes bindings out of a configuration.
-fn take_back(record: &ContainerRecord, host: &mut HostConfig, remove: &PortMap) -> Result<()> {
+fn take_back(record: &ContainerRecord, bound: &mut PortMap, remove: &PortMap) -> Result<()> {
     for (port, wanted) in remove {
         let key = ports::canonical(port);
         let wanted = wanted.clone().unwrap_or_default();
@@ -289,7 +290,6 @@ fn take_back(record: &ContainerRecord, host: &mut HostConfig, remove: &PortMap) 
             let one = PortMap::from([(port.clone(), Some(wanted.clone()))]);
             removes(&one, p)
         });
-        let bound = host.port_bindings.get_or_insert_default();
         for (name, bindings) in bound.iter_mut().filter(|(name, _)| ports::canonical(name) == key) {
             let all = bindings.get_or_insert_default();
             let before = all.len();

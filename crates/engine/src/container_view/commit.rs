@@ -49,7 +49,7 @@ impl Engine {
         let request = CommitRequest {
             container: record.id.clone(),
             image: record.image.clone(),
-            config: image_config(&record.config, options.config.as_ref())?,
+            config: image_config(&record.whole().config, options.config.as_ref())?,
             reference: reference.clone(),
             changes,
             author: options.author,

@@ -39,6 +39,7 @@ impl Engine {
             out["HostConfig"]["Links"] = json!(links);
         }
         self.add_exposure(&record, &mut out).await;
+        self.trim_after(record.wished_ports.size());
         if size {
             self.add_sizes(container.id(), &mut out).await?;
         }
@@ -102,6 +103,7 @@ fn inspect(record: &ContainerRecord, place: &Place<'_>, execs: &[ExecId]) -> Val
         0 => String::new(),
         _ => dir.join(name).to_string_lossy().into_owned(),
     };
+    let whole = record.whole();
     json!({
         "Id": record.id,
         "Created": record.created.to_string(),
@@ -121,10 +123,10 @@ fn inspect(record: &ContainerRecord, place: &Place<'_>, execs: &[ExecId]) -> Val
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": parts::null_if_empty(execs),
-        "HostConfig": host_config(record, place),
+        "HostConfig": host_config(&whole, place),
         "GraphDriver": { "Data": null, "Name": "overlay2" },
         "Mounts": parts::mounts(record),
-        "Config": parts::config(&record.config, json!({})),
+        "Config": parts::config(&whole.config, json!({})),
         "NetworkSettings": network_settings(record, place),
     })
 }
@@ -303,11 +305,12 @@ fn network_settings(record: &ContainerRecord, place: &Place<'_>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use sampan_net::Protocol;
     use sampan_types::{EndpointId, NetworkId, SandboxId, Timestamp, docker};
 
     use super::*;
     use crate::container::tests::record as blank;
-    use crate::record::{EndpointLive, EndpointRecord, PortRecord, Status};
+    use crate::record::{EndpointLive, EndpointRecord, PortRecord, Status, WishedPorts};
 
     fn shown(record: &ContainerRecord) -> Value {
         let place = Place {
@@ -370,13 +373,13 @@ mod tests {
         record.state.status = Status::Running;
         record.state.started = Timestamp::from_nanos(1_700_000_000_000_000_000);
         record.state.health = Some(Health::default());
-        record.config.exposed_ports = Some(vec!["80/tcp".to_owned(), "53/udp".to_owned()]);
+        let exposed = ["80/tcp".to_owned(), "53/udp".to_owned()];
         let binding = docker::PortBinding { host_ip: None, host_port: Some("8080".to_owned()) };
-        record.host_config.port_bindings =
-            Some([("80/tcp".to_owned(), Some(vec![binding]))].into());
+        let bindings = [("80/tcp".to_owned(), Some(vec![binding]))].into();
+        record.wished_ports = WishedPorts::new(Some(&exposed), Some(&bindings));
         record.networking.sandbox = Some(SandboxId::random());
         record.networking.ports.push(PortRecord {
-            proto: "tcp".to_owned(),
+            proto: Protocol::Tcp,
             container_port: 80,
             host_ip: "0.0.0.0".parse().unwrap(),
             host_port: 8080,

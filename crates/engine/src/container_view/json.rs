@@ -172,15 +172,14 @@ fn ports(record: &ContainerRecord) -> BTreeMap<(u16, String), Vec<&PortRecord>> 
     if record.networking.mode != NetworkMode::Private || !lives {
         return all;
     }
-    let exposed = record.config.exposed_ports.iter().flatten();
-    let bound = record.host_config.port_bindings.iter().flat_map(|b| b.keys());
-    for text in exposed.chain(bound) {
-        if let Some(port) = parse_port(text) {
+    let wished = &record.wished_ports;
+    for text in wished.exposed().into_iter().chain(wished.bindings().into_keys()) {
+        if let Some(port) = parse_port(&text) {
             all.entry(port).or_default();
         }
     }
     for port in &record.networking.ports {
-        all.entry((port.container_port, port.proto.clone())).or_default().push(port);
+        all.entry((port.container_port, port.proto.to_string())).or_default().push(port);
     }
     all
 }

@@ -65,6 +65,7 @@ impl Engine {
                 self.add_sizes(&record.id, &mut summary).await?;
             }
             out.push(summary);
+            self.trim_after(record.wished_ports.size());
         }
         Ok(out)
     }
@@ -310,6 +311,8 @@ impl PortRange {
 
 #[cfg(test)]
 mod tests {
+    use sampan_net::Protocol;
+
     use super::*;
     use crate::container::tests::record as blank;
     use crate::record::{PortRecord, Status};
@@ -338,7 +341,7 @@ mod tests {
                 running(r);
                 r.config.labels = Some([("tier".to_owned(), "front".to_owned())].into());
                 r.networking.ports.push(PortRecord {
-                    proto: "tcp".to_owned(),
+                    proto: Protocol::Tcp,
                     container_port: 80,
                     host_ip: "0.0.0.0".parse().unwrap(),
                     host_port: 8080,

@@ -37,7 +37,8 @@ struct Owner {
     id: String,
     /// The name in messages, when there is one besides the id.
     name: Option<String>,
-    ports: BTreeSet<Key>,
+    /// The ports of which it has one or more addresses.
+    ports: BTreeSet<(Protocol, u16)>,
 }
 
 /// Which random port comes next: those never given, then the one that was
@@ -188,8 +189,20 @@ impl PortTable {
 
     /// The number of the owner who is in the way.
     fn holder(&self, protocol: Protocol, ip: IpAddr, port: u16) -> Option<u32> {
-        let mut same = self.used.range((protocol, port, FIRST)..=(protocol, port, LAST));
-        same.find(|((.., theirs), _)| overlap(*theirs, ip)).map(|(_, owner)| *owner)
+        self.at(protocol, port)
+            .find(|((.., theirs), _)| overlap(*theirs, ip))
+            .map(|(_, owner)| owner)
+    }
+
+    /// Who has a port of which address.
+    fn at(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = (Key, u32)> + '_ {
+        let all = self.used.range((protocol, port, FIRST)..=(protocol, port, LAST));
+        all.map(|(key, owner)| (*key, *owner))
+    }
+
+    /// The addresses of a port that are an owner's.
+    fn held(&self, protocol: Protocol, port: u16, owner: u32) -> impl Iterator<Item = Key> + '_ {
+        self.at(protocol, port).filter(move |(_, o)| *o == owner).map(|(key, _)| key)
     }
 
     fn allocated(&self, host_ip: IpAddr, port: u16, owner: u32) -> PortError {
@@ -227,9 +240,11 @@ impl PortTable {
     /// Frees all ports of `owner`. Success when it has none.
     pub fn release(&mut self, owner: &str) {
         let Some(number) = self.numbers.remove(owner) else { return };
-        for key in self.owners.remove(&number).into_iter().flat_map(|o| o.ports) {
-            self.used.remove(&key);
-            self.random.entry(key.0).or_default().give_back(key.1);
+        for (protocol, port) in self.owners.remove(&number).into_iter().flat_map(|o| o.ports) {
+            for key in self.held(protocol, port, number).collect::<Vec<_>>() {
+                self.used.remove(&key);
+            }
+            self.random.entry(protocol).or_default().give_back(port);
         }
     }
 
@@ -252,7 +267,7 @@ impl PortTable {
 
     fn insert(&mut self, port: &PublishedPort, owner: &str) {
         let key = key(port);
-        self.owner(owner).ports.insert(key);
+        self.owner(owner).ports.insert((key.0, key.1));
         if let Some(number) = self.numbers.get(owner) {
             self.used.insert(key, *number);
         }
@@ -261,8 +276,9 @@ impl PortTable {
     fn remove(&mut self, port: &PublishedPort) {
         let key = key(port);
         if let Some(number) = self.used.remove(&key) {
-            if let Some(owner) = self.owners.get_mut(&number) {
-                owner.ports.remove(&key);
+            let last = self.held(key.0, key.1, number).next().is_none();
+            if let Some(owner) = self.owners.get_mut(&number).filter(|_| last) {
+                owner.ports.remove(&(key.0, key.1));
             }
             self.random.entry(key.0).or_default().give_back(key.1);
         }
@@ -323,6 +339,20 @@ mod tests {
         assert!(table.allocate(&[request(ANY, Some(8080..=8080))], "id4", &free).is_err());
         let udp = PortRequest { protocol: Protocol::Udp, ..request(ANY, Some(8080..=8080)) };
         table.allocate(&[udp], "id4", &free).unwrap();
+    }
+
+    #[test]
+    fn a_port_of_two_addresses_is_freed_one_by_one() {
+        let mut table = PortTable::new();
+        let other = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        let both = [request(LO, Some(80..=80)), request(other, Some(80..=80))];
+        let given = table.allocate(&both, "a", &free).unwrap();
+        table.free(&given[..1]);
+        table.allocate(&both[..1], "b", &free).unwrap();
+        assert!(table.allocate(&both[1..], "c", &free).is_err());
+        table.release("a");
+        table.allocate(&both[1..], "c", &free).unwrap();
+        assert!(table.allocate(&both[..1], "c", &free).is_err());
     }
 
     #[test]
