@@ -5,67 +5,25 @@
 mod lab;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::thread;
 
 use lab::{Container, GATEWAY, Lab, sandbox, sh};
 use sampan_net::names::NoNames;
 use sampan_net::{
     CniConfig, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, Networks, RemoteConfig, Subnet,
 };
+use sampan_testkit::{Plugin, PluginAnswer};
 use sampan_types::{EndpointId, NetworkId};
 use serde_json::{Value, json};
 
-/// What the plugin was asked, in its order.
-type Asked = Arc<Mutex<Vec<String>>>;
-
 /// A driver plugin that makes a bridge and a pair of links for each endpoint
 /// by `ip`, in the namespace of the thread that starts it.
-fn start_plugin(socket: &Path) -> Asked {
-    let listener = UnixListener::bind(socket).unwrap();
-    let asked = Asked::default();
-    let log = Arc::clone(&asked);
-    thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            answer(stream, &log);
-        }
-    });
-    asked
+fn start_plugin(socket: &Path) -> Plugin {
+    Plugin::start(socket, serve)
 }
 
-fn answer(stream: UnixStream, asked: &Asked) {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let method = line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let mut length = 0;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
-        let lower = line.to_ascii_lowercase();
-        if let Some(value) = lower.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    let request: Value = serde_json::from_slice(&body).unwrap();
-    asked.lock().unwrap().push(method.clone());
-    let (status, text) = match serve(&method, &request) {
-        Ok(answer) => ("200 OK", answer.to_string()),
-        Err(error) => ("500 Internal Server Error", json!({ "Err": error }).to_string()),
-    };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", text.len());
-    let _ = reader.get_mut().write_all(format!("{head}{text}").as_bytes());
-}
-
-fn serve(method: &str, request: &Value) -> Result<Value, String> {
+fn serve(method: &str, request: &Value) -> PluginAnswer {
     let id = |key: &str| request[key].as_str().unwrap()[..8].to_owned();
     match method {
         "Plugin.Activate" => return Ok(json!({ "Implements": ["NetworkDriver"] })),
@@ -157,12 +115,12 @@ fn a_driver_plugin_makes_networks_and_endpoints() {
         // told again.
         let mut config = lab.config.clone();
         config.networks.push(net.clone());
-        let told = asked.lock().unwrap().len();
+        let told = asked.methods().len();
         let second = Networks::open(config, Box::new(NoNames)).await.unwrap();
         let repairs = second.reconcile(std::slice::from_ref(&first)).await.unwrap();
         assert_eq!(repairs.failed, Vec::<String>::new());
         assert_eq!(second.sandbox(&first.sandbox).unwrap().attachments, made.attachments);
-        let since = asked.lock().unwrap()[told..].to_vec();
+        let since = asked.methods()[told..].to_vec();
         // The other one is nobody's now: it was taken back.
         let orphan = ["Plugin.Activate", "NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint"];
         assert_eq!(since, orphan);
@@ -171,7 +129,7 @@ fn a_driver_plugin_makes_networks_and_endpoints() {
         second.delete_network(&net.id).await.unwrap();
         second.settle().await;
         assert_eq!(sh("ip -br link; nft -s list ruleset"), before, "nothing is left");
-        let last = asked.lock().unwrap().last().cloned();
+        let last = asked.methods().pop();
         assert_eq!(last.as_deref(), Some("NetworkDriver.DeleteNetwork"));
     });
 }
@@ -187,7 +145,7 @@ fn a_plugin_that_refuses_or_is_absent_is_named() {
         let text = refused.unwrap_err().to_string();
         assert_eq!(text, "plugin wires: NetworkDriver.CreateNetwork: told to refuse");
         // Nothing is left of it: no note, no interface.
-        assert_eq!(asked.lock().unwrap().len(), 2);
+        assert_eq!(asked.methods().len(), 2);
         let notes = lab.config.exec_root.join("plugins");
         assert_eq!(std::fs::read_dir(notes).unwrap().count(), 0);
         // A daemon starts without the plugin of a network.

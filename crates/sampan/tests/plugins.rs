@@ -3,81 +3,38 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::thread;
 
 use common::{SAMPAN, SOON, field, has, host};
-use sampan_testkit::{Host, Lan, eventually, skip};
-use serde_json::{Value, json};
-
-/// What a plugin was asked, in its order.
-type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+use sampan_testkit::{Host, Lan, Plugin, eventually, skip};
+use serde_json::json;
 
 /// An IPAM plugin that gives 10.66.0.100, .101 … of the pool 10.66.0.0/24.
-fn start_ipam(socket: &Path) -> Asked {
-    let listener = UnixListener::bind(socket).unwrap();
-    let asked = Asked::default();
-    let log = Arc::clone(&asked);
-    thread::spawn(move || {
-        let mut next = 100;
-        while let Ok((stream, _)) = listener.accept() {
-            exchange(stream, |method, request| {
-                log.lock().unwrap().push((method.to_owned(), request.clone()));
-                match method {
-                    "Plugin.Activate" => json!({ "Implements": ["IpamDriver"] }),
-                    "IpamDriver.GetDefaultAddressSpaces" => {
-                        json!({ "LocalDefaultAddressSpace": "here", "GlobalDefaultAddressSpace": "there" })
+fn start_ipam(socket: &Path) -> Plugin {
+    let mut next = 100;
+    Plugin::start(socket, move |method, request| {
+        Ok(match method {
+            "Plugin.Activate" => json!({ "Implements": ["IpamDriver"] }),
+            "IpamDriver.GetDefaultAddressSpaces" => {
+                json!({ "LocalDefaultAddressSpace": "here", "GlobalDefaultAddressSpace": "there" })
+            }
+            "IpamDriver.RequestPool" => json!({ "PoolID": "pool1", "Pool": "10.66.0.0/24" }),
+            "IpamDriver.RequestAddress" => {
+                let wanted = request["Address"].as_str().unwrap();
+                let gateway = request["Options"]["RequestAddressType"].is_string();
+                let address = match (wanted, gateway) {
+                    ("", true) => "10.66.0.1".to_owned(),
+                    ("", false) => {
+                        next += 1;
+                        format!("10.66.0.{}", next - 1)
                     }
-                    "IpamDriver.RequestPool" => {
-                        json!({ "PoolID": "pool1", "Pool": "10.66.0.0/24" })
-                    }
-                    "IpamDriver.RequestAddress" => {
-                        let wanted = request["Address"].as_str().unwrap();
-                        let gateway = request["Options"]["RequestAddressType"].is_string();
-                        let address = match (wanted, gateway) {
-                            ("", true) => "10.66.0.1".to_owned(),
-                            ("", false) => {
-                                next += 1;
-                                format!("10.66.0.{}", next - 1)
-                            }
-                            (wanted, _) => wanted.to_owned(),
-                        };
-                        json!({ "Address": format!("{address}/24") })
-                    }
-                    _ => json!({}),
-                }
-            });
-        }
-    });
-    asked
-}
-
-/// One HTTP exchange.
-fn exchange(stream: UnixStream, answer: impl FnOnce(&str, &Value) -> Value) {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let method = line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let mut length = 0;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
-        let lower = line.to_ascii_lowercase();
-        if let Some(value) = lower.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    let text = answer(&method, &serde_json::from_slice(&body).unwrap()).to_string();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
-    let _ = reader.get_mut().write_all(format!("{head}{text}").as_bytes());
+                    (wanted, _) => wanted.to_owned(),
+                };
+                json!({ "Address": format!("{address}/24") })
+            }
+            _ => json!({}),
+        })
+    })
 }
 
 /// A host whose daemon looks for plugins in a directory of the test's own.
@@ -93,9 +50,9 @@ fn host_with_plugins(test: &str) -> Option<(Lan, Host, String)> {
     Some((lan, h, dir))
 }
 
-fn released(asked: &Asked) -> Vec<String> {
-    let asked = asked.lock().unwrap();
-    let released = asked.iter().filter(|(method, _)| method == "IpamDriver.ReleaseAddress");
+fn released(asked: &Plugin) -> Vec<String> {
+    let seen = asked.seen();
+    let released = seen.iter().filter(|(method, _)| method == "IpamDriver.ReleaseAddress");
     released.map(|(_, r)| r["Address"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -105,7 +62,7 @@ fn a_plugin_manages_the_addresses_of_a_network() {
     let Some((_lan, mut h, dir)) = host_with_plugins(test) else { return };
     let asked = start_ipam(&Path::new(&dir).join("places.sock"));
     h.docker("network create --ipam-driver places --ipam-opt site=here nn");
-    let pool = asked.lock().unwrap().iter().find(|(m, _)| m == "IpamDriver.RequestPool").cloned();
+    let pool = asked.seen().into_iter().find(|(m, _)| m == "IpamDriver.RequestPool");
     assert_eq!(pool.unwrap().1["Options"], json!({ "site": "here" }));
     let shown = h.docker("network inspect nn -f '{{json .IPAM}}'");
     has(&shown, &["\"Driver\":\"places\"", "10.66.0.0/24", "10.66.0.1", "\"site\":\"here\""]);
@@ -128,7 +85,7 @@ fn a_plugin_manages_the_addresses_of_a_network() {
         (released(&asked) == ["10.66.0.50", "10.66.0.100"]).then_some(())
     });
     h.docker("network rm nn");
-    let last = asked.lock().unwrap().last().cloned().unwrap().0;
+    let last = asked.methods().pop().unwrap();
     assert_eq!(last, "IpamDriver.ReleasePool");
 }
 

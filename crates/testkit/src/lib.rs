@@ -18,6 +18,7 @@
 mod events;
 mod host;
 mod lan;
+mod plugin;
 mod program;
 mod rootfs;
 pub mod vm;
@@ -25,6 +26,7 @@ pub mod vm;
 pub use events::EventStream;
 pub use host::{Daemon, Host, Response};
 pub use lan::{Lan, skip};
+pub use plugin::{Plugin, PluginAnswer};
 pub use program::{Failure, Outcome, missing_programs};
 pub use rootfs::{add_program, busybox_rootfs};
 

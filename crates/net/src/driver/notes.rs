@@ -12,6 +12,7 @@ use sampan_types::{EndpointId, NetworkId, SandboxId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::{AttachRequest, ObservedEndpoint};
 use crate::config::{Attachment, DriverConfig, EndpointSpec};
 use crate::error::NetError;
 
@@ -41,6 +42,44 @@ pub(super) struct EndpointNote {
     pub source: Option<String>,
     /// What it was attached as; none while that goes on.
     pub attachment: Option<Attachment>,
+}
+
+impl EndpointNote {
+    /// The note of an endpoint that is about to be attached, under the name
+    /// that its interface shall have.
+    pub fn new(request: &AttachRequest) -> Result<Self, NetError> {
+        let network = &request.network;
+        let interface = match &request.interface {
+            Some(name) => name.clone(),
+            None => request.namespace.free_interface("eth").map_err(NetError::kernel(format!(
+                "attach a sandbox to network {}",
+                network.name
+            )))?,
+        };
+        Ok(Self {
+            sandbox: request.sandbox.clone(),
+            endpoint: request.endpoint.clone(),
+            network_name: network.name.clone(),
+            driver: network.driver.clone(),
+            interface,
+            source: None,
+            attachment: None,
+        })
+    }
+
+    /// What is observed of it.
+    pub fn observed(self) -> ObservedEndpoint {
+        ObservedEndpoint {
+            sandbox: self.sandbox,
+            endpoint: self.endpoint.endpoint,
+            host_interface: self.source.unwrap_or(self.interface),
+            peer: 0,
+            master: None,
+            up: true,
+            isolated: false,
+            hairpin: false,
+        }
+    }
 }
 
 /// The notes of one driver.

@@ -89,22 +89,7 @@ impl Cni {
     async fn attach_endpoint(&self, request: AttachRequest) -> Result<Attachment, NetError> {
         let network = &request.network;
         let list = Self::list(&network.name, &network.driver)?;
-        let interface = match &request.interface {
-            Some(name) => name.clone(),
-            None => request.namespace.free_interface("eth").map_err(NetError::kernel(format!(
-                "attach a sandbox to network {}",
-                network.name
-            )))?,
-        };
-        let mut note = EndpointNote {
-            sandbox: request.sandbox.clone(),
-            endpoint: request.endpoint.clone(),
-            network_name: network.name.clone(),
-            driver: network.driver.clone(),
-            interface,
-            source: None,
-            attachment: None,
-        };
+        let mut note = EndpointNote::new(&request)?;
         self.notes.add_endpoint(&note).await?;
         let made = self.add(&list, &note).await;
         match made {
@@ -229,16 +214,7 @@ impl Cni {
 
     async fn observe_all(&self) -> Result<Observed, NetError> {
         let endpoints = self.notes.endpoints().await?;
-        let endpoints = endpoints.into_iter().map(|note| ObservedEndpoint {
-            sandbox: note.sandbox,
-            endpoint: note.endpoint.endpoint,
-            host_interface: note.interface,
-            peer: 0,
-            master: None,
-            up: true,
-            isolated: false,
-            hairpin: false,
-        });
+        let endpoints = endpoints.into_iter().map(EndpointNote::observed);
         Ok(Observed { networks: Vec::new(), endpoints: endpoints.collect() })
     }
 }

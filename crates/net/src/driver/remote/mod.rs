@@ -103,22 +103,7 @@ impl Remote {
         let config = config(&network)?;
         self.make_network(&network).await?;
         let plugin = self.plugin(&config.plugin).await?;
-        let interface = match &request.interface {
-            Some(name) => name.clone(),
-            None => request.namespace.free_interface("eth").map_err(NetError::kernel(format!(
-                "attach a sandbox to network {}",
-                network.name
-            )))?,
-        };
-        let mut note = EndpointNote {
-            sandbox: request.sandbox.clone(),
-            endpoint: request.endpoint.clone(),
-            network_name: network.name.clone(),
-            driver: network.driver.clone(),
-            interface,
-            source: None,
-            attachment: None,
-        };
+        let mut note = EndpointNote::new(&request)?;
         self.notes.add_endpoint(&note).await?;
         let attached = self.connect(&plugin, config, &request, &mut note).await;
         match attached {
@@ -242,16 +227,7 @@ impl Remote {
     async fn observe_all(&self) -> Result<Observed, NetError> {
         let networks = self.notes.networks().await?.into_iter().map(|n| n.network).collect();
         let endpoints = self.notes.endpoints().await?;
-        let endpoints = endpoints.into_iter().map(|note| ObservedEndpoint {
-            sandbox: note.sandbox,
-            endpoint: note.endpoint.endpoint,
-            host_interface: note.source.unwrap_or(note.interface),
-            peer: 0,
-            master: None,
-            up: true,
-            isolated: false,
-            hairpin: false,
-        });
+        let endpoints = endpoints.into_iter().map(EndpointNote::observed);
         Ok(Observed { networks, endpoints: endpoints.collect() })
     }
 }
