@@ -190,7 +190,7 @@ fn is_again(h: &Host, parent: &str, clean: &World, point: &str) {
         if is == *clean {
             return;
         }
-        assert!(began.elapsed() < SOON, "{point}: there is left {is:#?}");
+        assert!(began.elapsed() < SOON, "{point}: there is left {is:#?}, not {clean:#?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
@@ -236,13 +236,19 @@ fn dies(h: &mut Host, point: &str, seen: &str) {
     assert_eq!(died, 128 + 6, "{point}: the daemon should have aborted: {seen}");
 }
 
+/// The host before there is any container.
+fn before(h: &Host, parent: &str) -> World {
+    let none = world::recorded(h);
+    is_again(h, parent, &none, "a host without containers");
+    none
+}
+
 /// Every fourth point, from `number` on. `SAMPAN_TEST_POINT` chooses those
 /// whose name has it as a part.
 fn part(number: usize, test: &str) {
     let Some((_lan, mut h)) = host_with(test, ARGS) else { return };
     let parent = world::cgroup_parent(&h);
-    let clean = world::found(&h, &parent);
-    assert_eq!(clean, world::recorded(&h), "a host without containers");
+    let clean = before(&h, &parent);
     let wanted = std::env::var("SAMPAN_TEST_POINT").unwrap_or_default();
     for point in POINTS.iter().skip(number).step_by(4).filter(|p| p.contains(&wanted)) {
         let began = Instant::now();
@@ -255,7 +261,7 @@ fn part(number: usize, test: &str) {
 fn dies_again_while_it_heals() {
     let Some((_lan, mut h)) = host_with("dies_again_while_it_heals", ARGS) else { return };
     let parent = world::cgroup_parent(&h);
-    let clean = world::found(&h, &parent);
+    let clean = before(&h, &parent);
     for (point, again) in TWICE {
         die_at(&mut h, &parent, &clean, point, Some(again));
     }
