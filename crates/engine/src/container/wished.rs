@@ -83,6 +83,23 @@ mod tests {
     use sampan_types::docker::PortBinding;
 
     use super::*;
+    use crate::container::tests::record;
+    use crate::record::{decode, encode};
+
+    #[test]
+    fn the_store_has_them_where_the_api_has_them() {
+        let mut whole = record(&"ab".repeat(32), "web");
+        whole.config.exposed_ports = Some(vec!["80/tcp".to_owned()]);
+        whole.host_config.port_bindings = Some(PortMap::from([("80/tcp".to_owned(), None)]));
+        let packed = whole.clone().packed();
+        assert_eq!(*packed.wished_ports.exposed(), ["80/tcp"]);
+        let bytes = encode(&packed).unwrap();
+        assert_eq!(bytes, encode(&whole).unwrap());
+        let text: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let shown = &text["container"]["host_config"]["PortBindings"];
+        assert_eq!(*shown, serde_json::json!({ "80/tcp": null }));
+        assert_eq!(decode("k", &bytes).unwrap(), packed);
+    }
 
     #[test]
     fn what_is_taken_is_put_back() {

@@ -78,6 +78,7 @@ impl Engine {
             if let Ok(id) = key[record::PREFIX.len()..].parse() {
                 known.insert(id);
             }
+            self.trim_after(value.value.len());
             match record::decode(&key, &value.value) {
                 Ok(record) => self.index(record),
                 Err(error) => tracing::error!(%error, "a container is left out"),
