@@ -106,7 +106,7 @@ enum Chore {
 
 /// From how many ports on a change leaves so much memory behind that the
 /// system gets it back at once.
-const MANY_PORTS: usize = 1000;
+pub(crate) const MANY_PORTS: usize = 1000;
 
 /// Addresses out of use, and how many chores about each are not done.
 type Leaving = HashMap<IpAddr, usize>;

@@ -76,6 +76,7 @@ impl Engine {
         let mut deleted = c.persist.lock().await;
         self.store().commit(Transaction::delete(record::key(c.id()))).await?;
         *deleted = true;
+        self.trim_after(c.record().wished_ports.size());
         Ok(())
     }
 }

@@ -67,6 +67,7 @@ impl Engine {
         self.finish_all(verdicts).await;
         self.switch_all_on().await;
         self.end_stale_leases().await?;
+        self.trim_after(self.containers().iter().map(|c| c.record().wished_ports.size()).sum());
         Ok(())
     }
 

@@ -35,7 +35,7 @@ use crate::error::NetError;
 use crate::flows::StaleFlows;
 use crate::names::NameSet;
 use crate::policy::{PolicyCount, PolicyRule};
-use crate::worker::{Reaper, Worker};
+use crate::worker::{MANY_PORTS, Reaper, Worker};
 
 /// The firewall of one instance.
 #[derive(Debug)]
@@ -169,7 +169,12 @@ fn answers_reach_loopback6() -> bool {
 /// Says whether they did.
 fn enforce(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, NetlinkError> {
     let different = enforce_table(nft, table, wanted)?;
-    Ok(enforce_mirror(nft, table, wanted)? || different)
+    let different = enforce_mirror(nft, table, wanted)? || different;
+    // Each port was there twice: as the kernel has it and as it shall be.
+    if wanted.forwards.len() > MANY_PORTS {
+        sampan_sys::process::trim_memory();
+    }
+    Ok(different)
 }
 
 /// As [`enforce`], and nothing when nobody changed any ruleset since the last
