@@ -41,8 +41,12 @@ struct CommandLine {
     settings: Settings,
 }
 
+/// How much free memory the allocator may keep at the end of an arena, in bytes.
+const KEPT_FREE: i32 = 128 << 10;
+
 /// Runs the daemon with the arguments of its process; the first is its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    sampan_sys::process::keep_free_at_most(KEPT_FREE);
     match try_main(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
