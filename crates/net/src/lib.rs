@@ -3,9 +3,11 @@
 //!
 //! ```text
 //! Networks (manager) ── Sandboxes: network namespaces, some made ahead
-//!    ├── Driver:   links, addresses, routes     bridge · host · none
-//!    └── Firewall: one nftables table           nft · noop
-//! pure beside them: ipam::Pool · ports::PortTable · names
+//!    ├── Driver:      links, addresses, routes  bridge · macvlan, ipvlan · plugins · CNI · host, none
+//!    ├── Firewall:    one nftables table        nft · noop
+//!    └── NameService: names inside sandboxes    the data-plane process · none
+//! beside them: watch (keeps the kernel true) · redirect · shape · care
+//! pure: ipam · ports::PortTable · names · policy
 //! ```
 //!
 //! Be aware:
