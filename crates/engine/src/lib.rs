@@ -17,6 +17,7 @@ mod check;
 mod config;
 pub mod container;
 pub mod container_view;
+mod envelope;
 mod error;
 pub mod events;
 pub mod exec;

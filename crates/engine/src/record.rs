@@ -17,14 +17,15 @@ use ipnet::IpNet;
 use sampan_net::Protocol;
 use sampan_types::docker;
 use sampan_types::{
-    ContainerId, ContainerName, EndpointId, ErrorKind, ImageId, Kind, NetworkId, SandboxId,
-    Timestamp, VolumeName,
+    ContainerId, ContainerName, EndpointId, ImageId, NetworkId, SandboxId, Timestamp, VolumeName,
 };
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+
+use crate::envelope::Envelope;
 
 pub use crate::container::WishedPorts;
 pub use crate::container::state::{State, Status};
+pub use crate::envelope::RecordError;
 
 /// The version that this build writes.
 pub const VERSION: u32 = 1;
@@ -38,58 +39,14 @@ pub fn key(id: &ContainerId) -> String {
     format!("{PREFIX}{id}")
 }
 
-/// Why a record could not be read.
-#[derive(Debug, Error)]
-pub enum RecordError {
-    /// The bytes are not a record.
-    #[error("container record {key}: {source}")]
-    Malformed {
-        /// The record's key.
-        key: String,
-        /// What the parser found.
-        source: serde_json::Error,
-    },
-    /// A later version of the program wrote it.
-    #[error(
-        "container record {key} has version {found}, this program reads up to {VERSION}; use the newer program"
-    )]
-    TooNew {
-        /// The record's key.
-        key: String,
-        /// Its version.
-        found: u32,
-    },
-}
-
-impl Kind for RecordError {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::System
-    }
-}
-
-#[derive(Serialize)]
-struct EnvelopeRef<'a> {
-    version: u32,
-    container: &'a ContainerRecord,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    container: ContainerRecord,
-}
+const ENVELOPE: Envelope = Envelope { noun: "container", version: VERSION };
 
 /// A record as bytes.
 ///
 /// # Errors
 /// When a map has keys that JSON can't hold; no record has such.
 pub fn encode(record: &ContainerRecord) -> Result<Vec<u8>, RecordError> {
-    serde_json::to_vec(&EnvelopeRef { version: VERSION, container: &record.whole() })
-        .map_err(|source| RecordError::Malformed { key: key(&record.id), source })
+    ENVELOPE.encode(|| key(&record.id), &record.whole())
 }
 
 /// A record from bytes of this or an earlier version.
@@ -97,14 +54,7 @@ pub fn encode(record: &ContainerRecord) -> Result<Vec<u8>, RecordError> {
 /// # Errors
 /// When the bytes are no record, or a later version's.
 pub fn decode(key: &str, bytes: &[u8]) -> Result<ContainerRecord, RecordError> {
-    let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
-    let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
-    match header.version {
-        VERSION => serde_json::from_slice::<Envelope>(bytes)
-            .map(|e| e.container.packed())
-            .map_err(malformed),
-        found => Err(RecordError::TooNew { key: key.to_owned(), found }),
-    }
+    ENVELOPE.decode(key, bytes).map(ContainerRecord::packed)
 }
 
 /// What the user wants a container to be.

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sampan_net::{DriverConfig, NetworkSpec};
-use sampan_types::{ErrorKind, Kind, NetworkId, Timestamp};
+use sampan_types::{NetworkId, Timestamp};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+
+use crate::envelope::{Envelope, RecordError};
 
 /// The names of the networks that are always there.
 pub const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
@@ -15,37 +16,7 @@ pub const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
 /// The store's prefix of network records.
 pub(super) const PREFIX: &str = "networks/";
 
-const VERSION: u32 = 1;
-
-/// Why a record could not be read.
-#[derive(Debug, Error)]
-pub(super) enum RecordError {
-    /// The bytes are not a record.
-    #[error("network record {key}: {source}")]
-    Malformed {
-        /// The record's key.
-        key: String,
-        /// What the parser found.
-        source: serde_json::Error,
-    },
-    /// A later version of the program wrote it.
-    #[error(
-        "network record {key} has version {found}, this program reads up to {VERSION}; use the \
-         newer program"
-    )]
-    TooNew {
-        /// The record's key.
-        key: String,
-        /// Its version.
-        found: u32,
-    },
-}
-
-impl Kind for RecordError {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::System
-    }
-}
+const ENVELOPE: Envelope = Envelope { noun: "network", version: 1 };
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,22 +82,6 @@ pub struct IpamRecord {
     pub pool: Option<String>,
 }
 
-#[derive(Serialize)]
-struct EnvelopeRef<'a> {
-    version: u32,
-    network: &'a NetworkRecord,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    network: NetworkRecord,
-}
-
 impl NetworkRecord {
     /// Whether it is one of those that are always there.
     #[must_use]
@@ -159,18 +114,10 @@ impl NetworkRecord {
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, RecordError> {
-        serde_json::to_vec(&EnvelopeRef { version: VERSION, network: self })
-            .map_err(|source| RecordError::Malformed { key: self.key(), source })
+        ENVELOPE.encode(|| self.key(), self)
     }
 
     pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Self, RecordError> {
-        let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
-        let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
-        match header.version {
-            VERSION => {
-                serde_json::from_slice::<Envelope>(bytes).map(|e| e.network).map_err(malformed)
-            }
-            found => Err(RecordError::TooNew { key: key.to_owned(), found }),
-        }
+        ENVELOPE.decode(key, bytes)
     }
 }

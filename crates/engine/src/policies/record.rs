@@ -6,50 +6,20 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sampan_net::policy::{Action, Direction, PortMatch};
-use sampan_types::{ErrorKind, Kind, PolicyName, Timestamp};
+use sampan_types::{PolicyName, Timestamp};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use crate::envelope::{Envelope, RecordError};
 use crate::{EngineError, Result};
 
 /// The store's prefix of policies.
 pub(super) const PREFIX: &str = "policies/";
 
-const VERSION: u32 = 1;
+const ENVELOPE: Envelope = Envelope { noun: "policy", version: 1 };
 /// The longest name, in bytes: names of sets in the kernel begin with more.
 const NAME_MAX: usize = 63;
 /// The longest DNS name, in bytes, for the same reason.
 const DNS_NAME_MAX: usize = 240;
-
-/// Why a record could not be read.
-#[derive(Debug, Error)]
-pub(super) enum RecordError {
-    /// The bytes are not a record.
-    #[error("policy record {key}: {source}")]
-    Malformed {
-        /// The record's key.
-        key: String,
-        /// What the parser found.
-        source: serde_json::Error,
-    },
-    /// A later version of the program wrote it.
-    #[error(
-        "policy record {key} has version {found}, this program reads up to {VERSION}; use the \
-         newer program"
-    )]
-    TooNew {
-        /// The record's key.
-        key: String,
-        /// Its version.
-        found: u32,
-    },
-}
-
-impl Kind for RecordError {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::System
-    }
-}
 
 /// What a user says of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,22 +93,6 @@ pub struct PolicyRecord {
     pub created: Timestamp,
 }
 
-#[derive(Serialize)]
-struct EnvelopeRef<'a> {
-    version: u32,
-    policy: &'a PolicyRecord,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    policy: PolicyRecord,
-}
-
 /// The key of a policy's record.
 pub(super) fn key(name: &PolicyName) -> String {
     format!("{PREFIX}{name}")
@@ -146,19 +100,11 @@ pub(super) fn key(name: &PolicyName) -> String {
 
 impl PolicyRecord {
     pub(super) fn encode(&self) -> std::result::Result<Vec<u8>, RecordError> {
-        serde_json::to_vec(&EnvelopeRef { version: VERSION, policy: self })
-            .map_err(|source| RecordError::Malformed { key: key(&self.spec.name), source })
+        ENVELOPE.encode(|| key(&self.spec.name), self)
     }
 
     pub(super) fn decode(key: &str, bytes: &[u8]) -> std::result::Result<Self, RecordError> {
-        let malformed = |source| RecordError::Malformed { key: key.to_owned(), source };
-        let header: Header = serde_json::from_slice(bytes).map_err(malformed)?;
-        match header.version {
-            VERSION => {
-                serde_json::from_slice::<Envelope>(bytes).map(|e| e.policy).map_err(malformed)
-            }
-            found => Err(RecordError::TooNew { key: key.to_owned(), found }),
-        }
+        ENVELOPE.decode(key, bytes)
     }
 }
 
