@@ -15,6 +15,7 @@
 mod copy;
 mod driver;
 mod error;
+pub mod fault;
 pub mod local;
 mod volumes;
 

@@ -12,6 +12,7 @@ use sampan_types::{Timestamp, VolumeName};
 
 use super::record::{self, DATA, GONE, NEW};
 use super::{DRIVER, Entry, Inner, State, options};
+use crate::fault::fault;
 use crate::{Volume, VolumeError, VolumeSpec, copy};
 
 impl Entry {
@@ -54,6 +55,7 @@ impl Inner {
         let made = make_dir(&new, 0o701)
             .and_then(|()| make_dir(&new.join(DATA), 0o755))
             .and_then(|()| record::write(&new, &volume));
+        fault!("volume-create:after-content");
         let named = made.and_then(|()| {
             let mut entries = self.entries();
             if let Some(existing) = entries.get(&volume.name) {
@@ -66,6 +68,7 @@ impl Inner {
         });
         match named {
             Ok(None) => {
+                fault!("volume-create:after-rename");
                 file::sync_dir(&self.root).map_err(VolumeError::io("synchronise", &self.root))?;
                 Ok(volume)
             }
@@ -101,6 +104,7 @@ impl Inner {
             };
         }
         state.removed = true;
+        fault!("volume-remove:after-rename");
         file::sync_dir(&self.root).map_err(VolumeError::io("synchronise", &self.root))?;
         file::remove_tree(&gone).map_err(VolumeError::io("remove", gone))
     }
