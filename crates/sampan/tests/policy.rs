@@ -183,6 +183,73 @@ fn wrong_policies_are_refused_by_name() {
     assert_eq!(done(&h, "ls -q"), "");
 }
 
+/// A file of policies for [`policy`], in the host's home.
+fn file(h: &Host, name: &str, policies: &serde_json::Value) {
+    std::fs::write(h.dir().join(name), policies.to_string()).unwrap();
+}
+
+#[test]
+fn a_file_of_policies_comes_into_force_whole_or_not_at_all() {
+    let Some((_lan, mut h)) = host("a_file_of_policies_comes_into_force_whole_or_not_at_all")
+    else {
+        return;
+    };
+    h.docker("network create nn");
+    for (name, label) in [("web", "app=web"), ("db", "app=db"), ("cron", "app=cron")] {
+        h.docker(&format!("run -d --name {name} --label {label} --net nn busybox {}", web(80)));
+    }
+    let db = address(&h, "db", "nn");
+    eventually("the server", SOON, || reaches(&h, "web", &db, 80).then_some(()));
+    let allow = json!({
+        "Name": "db-web", "Priority": 10, "Direction": "ingress", "Action": "allow",
+        "Subjects": { "Labels": ["app=db"] },
+        "Peers": [{ "Containers": { "Labels": ["app=web"] } }],
+    });
+    let deny = json!({
+        "Name": "db-others", "Direction": "ingress", "Action": "deny",
+        "Subjects": { "Labels": ["app=db"] },
+    });
+    // The one that stops comes first: nobody may be stopped by half of a file.
+    file(&h, "db.json", &json!([deny, allow]));
+    let applied = format!("apply -f {}", h.dir().join("db.json").display());
+    assert_eq!(done(&h, &applied), "db-others\ndb-web");
+    assert!(reaches(&h, "web", &db, 80) && !reaches(&h, "cron", &db, 80));
+    let counted = |name: &str, what: &str| -> u64 {
+        let format = format!("inspect -f '{{{{.Counters.{what}}}}}' {name}");
+        done(&h, &format).parse().unwrap()
+    };
+    let (packets, bytes) = (counted("db-web", "Packets"), counted("db-web", "Bytes"));
+    assert!(packets >= 4 && bytes >= packets * 40, "a connection: {packets} of {bytes} bytes");
+    assert!(counted("db-others", "Packets") >= 1, "what was stopped");
+    has(&done(&h, "ls"), &["PACKETS", "BYTES"]);
+    // One that can't be keeps all of them away.
+    let open = json!({ "Name": "db-open", "Priority": 1, "Direction": "ingress", "Action": "allow",
+                       "Subjects": { "Labels": ["app=db"] } });
+    let nowhere = json!({ "Name": "late", "Direction": "egress", "Action": "deny",
+                          "Network": "nowhere" });
+    let changed = json!({ "Name": "db-others", "Direction": "ingress", "Action": "allow",
+                          "Subjects": { "Labels": ["app=db"] } });
+    for (bad, says) in [
+        (json!([open, changed, nowhere]), "nowhere"),
+        (json!([open, changed, open]), "db-open is given twice"),
+        (json!([open, { "Name": "pp", "Direction": "up", "Action": "deny" }]), "up"),
+        (json!([open, { "Direction": "egress", "Action": "deny" }]), "without a Name"),
+    ] {
+        file(&h, "bad.json", &bad);
+        let (code, text) = policy(&h, &format!("apply -f {}", h.dir().join("bad.json").display()));
+        assert_ne!(code, 0, "{text}");
+        has(&text, &[says]);
+        assert_eq!(done(&h, "ls -q"), "db-web\ndb-others");
+        assert!(!reaches(&h, "cron", &db, 80), "{says}: half a file is in force");
+    }
+    crash_and_restart(&mut h);
+    assert_eq!(done(&h, "ls -q"), "db-web\ndb-others");
+    // What was shown can be applied.
+    done(&h, "inspect db-web db-others | sed s/100/20/ > $HOME/shown.json");
+    assert_eq!(done(&h, "apply -f $HOME/shown.json"), "db-web\ndb-others");
+    assert_eq!(done(&h, "ls --format '{{.Priority}}'"), "10\n20");
+}
+
 /// Answers 10.88.0.1 to every question for a name, as the host's name server.
 fn serve_names(h: &Host) {
     let server = r#"

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
-        .route("/sampan/policies", get(list).post(create))
+        .route("/sampan/policies", get(list).post(create).put(apply))
         .route("/sampan/policies/{name}", get(inspect).put(set).delete(remove))
 }
 
@@ -42,8 +42,16 @@ async fn set(State(api): State<Api>, Path(name): Path<String>, JsonText(text): J
         )));
     }
     let answer = json!({ "Name": spec.name });
-    run(async move { api.engine.policy_set(spec).await }).await?;
+    run(async move { api.engine.policy_apply(vec![spec]).await }).await?;
     Ok(Out(answer).into_response())
+}
+
+/// All of them, or none.
+async fn apply(State(api): State<Api>, JsonText(text): JsonText) -> Answer {
+    let specs = PolicySpec::parse_list(&text)?;
+    let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+    run(async move { api.engine.policy_apply(specs).await }).await?;
+    Ok(Out(json!({ "Names": names })).into_response())
 }
 
 async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Answer {

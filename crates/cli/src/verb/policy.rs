@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::inspect::{InspectOne, Kind};
 use crate::app::App;
-use crate::client::{Client, full, nothing};
+use crate::client::{full, nothing};
 use crate::failure::{Failures, is_not_found};
 use crate::out;
 use crate::query::{Query, name};
@@ -18,7 +18,7 @@ use crate::table::{Column, Table};
 /// Manage network policies: who may talk to whom
 #[derive(Debug, Subcommand)]
 pub enum Policy {
-    /// Make policies those of a file, or make new ones of it
+    /// Make policies those of a file, or make new ones of it: all of them, or none
     Apply(Apply),
     Create(Box<Create>),
     /// Show everything about policies
@@ -182,35 +182,33 @@ impl Apply {
             Value::Array(list) => list,
             one => vec![one],
         };
+        let names = list.iter().map(wanted_name).collect::<Result<Vec<_>>>()?;
+        let body = Value::Array(list.into_iter().map(as_said).collect());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = full(body.to_string().into());
         let client = app.client().await?;
-        let mut failures = Failures::default();
-        for policy in list {
-            match apply(&client, policy).await {
-                Ok(name) => out::line(&name)?,
-                Err(e) => failures.add(&e),
-            }
-        }
-        failures.end()
+        client.send(Method::PUT, "/sampan/policies", &Query::new(), headers, body).await?;
+        names.iter().try_for_each(|name| out::line(name))
     }
 }
 
-/// Makes one policy what it says. What the daemon adds when it shows a policy
-/// is left out, so that what was shown can be applied.
-async fn apply(client: &Client, mut policy: Value) -> Result<String> {
+fn wanted_name(policy: &Value) -> Result<String> {
+    match policy["Name"].as_str() {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("a policy without a Name can't be applied"),
+    }
+}
+
+/// A policy without what the daemon adds when it shows one, so that what was
+/// shown can be applied.
+fn as_said(mut policy: Value) -> Value {
     if let Some(fields) = policy.as_object_mut() {
         for shown in ["Created", "Containers", "Counters"] {
             fields.remove(shown);
         }
     }
-    let Some(wanted) = policy["Name"].as_str().map(ToOwned::to_owned) else {
-        bail!("a policy without a Name can't be applied");
-    };
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let path = format!("/sampan/policies/{}", name(&wanted));
-    let body = full(policy.to_string().into());
-    client.send(Method::PUT, &path, &Query::new(), headers, body).await?;
-    Ok(wanted)
+    policy
 }
 
 /// `policy ls`
@@ -241,6 +239,7 @@ impl List {
             column("Peers", "PEERS"),
             column("Ports", "PORTS"),
             column("Packets", "PACKETS"),
+            column("Bytes", "BYTES"),
         ];
         let rows = list.iter().map(row).collect();
         out::text(&Table { columns, rows }.render(&self.format.unwrap_or_default())?)

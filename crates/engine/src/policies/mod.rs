@@ -11,11 +11,11 @@
 mod record;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_net::policy::PolicyRule;
-use sampan_store::{Store, Transaction};
+use sampan_store::{Op, Store, Transaction};
 use sampan_types::{PolicyName, Timestamp};
 use serde_json::{Value, json};
 
@@ -107,37 +107,36 @@ impl Engine {
     /// The name is in use; a network that is not there; what can't be enforced
     /// on a container that runs.
     pub async fn policy_create(&self, spec: PolicySpec) -> Result<()> {
-        self.put_policy(spec, true).await
+        self.put_policies(vec![spec], true).await
     }
 
-    /// Makes a policy, or another one of it.
+    /// Makes policies, or others of them: all, or none. They are in force on
+    /// return, from one moment on.
     ///
     /// # Errors
-    /// As [`Engine::policy_create`], without the name.
-    pub async fn policy_set(&self, spec: PolicySpec) -> Result<()> {
-        self.put_policy(spec, false).await
+    /// As [`Engine::policy_create`], without the name; two of one name.
+    pub async fn policy_apply(&self, specs: Vec<PolicySpec>) -> Result<()> {
+        self.put_policies(specs, false).await
     }
 
-    async fn put_policy(&self, spec: PolicySpec, new: bool) -> Result<()> {
+    async fn put_policies(&self, specs: Vec<PolicySpec>, new: bool) -> Result<()> {
         let engine = self.clone();
         self.detached(async move {
             let _change = engine.inner.policies.changes.lock().await;
-            let name = spec.name.clone();
-            let before = engine.inner.policies.entries().get(&name).cloned();
-            if new && before.is_some() {
-                return Err(EngineError::Conflict(format!("policy {name} already exists")));
+            let mut changes = Vec::with_capacity(specs.len());
+            for spec in specs {
+                changes.push(engine.policy_change(spec, new)?);
             }
-            if let Some(network) = &spec.network {
-                engine.network_table().resolve(network)?;
-            }
-            let created = before.as_ref().map_or_else(Timestamp::now, |b| b.created);
-            let record = Arc::new(PolicyRecord { spec, created });
-            engine.networks().check_policies(&engine.rules_with(&record))?;
-            engine.write_policy(&name, Some(&record)).await?;
+            refuse_twins(&changes)?;
+            let records = changes.iter().filter_map(|c| c.after.as_ref());
+            engine.networks().check_policies(&engine.rules_with(records))?;
+            engine.write_policies(&changes).await?;
             crate::fault!("policy-create:after-record");
             if let Err(error) = engine.refresh_policies().await {
-                if let Err(also) = engine.write_policy(&name, before.as_ref()).await {
-                    tracing::error!(policy = %name, error = %also, "a policy that could not be put into force stays in the record");
+                let back: Vec<_> = changes.into_iter().map(Change::reversed).collect();
+                if let Err(also) = engine.write_policies(&back).await {
+                    let names: Vec<_> = back.iter().map(|c| c.name.as_str()).collect();
+                    tracing::error!(policies = names.join(", "), error = %also, "policies that could not be put into force stay in the record");
                 }
                 return Err(error);
             }
@@ -145,6 +144,21 @@ impl Engine {
             Ok(())
         })
         .await
+    }
+
+    /// What a user's policy changes; refused when it can't be.
+    fn policy_change(&self, spec: PolicySpec, new: bool) -> Result<Change> {
+        let name = spec.name.clone();
+        let before = self.inner.policies.entries().get(&name).cloned();
+        if new && before.is_some() {
+            return Err(EngineError::Conflict(format!("policy {name} already exists")));
+        }
+        if let Some(network) = &spec.network {
+            self.network_table().resolve(network)?;
+        }
+        let created = before.as_ref().map_or_else(Timestamp::now, |b| b.created);
+        let after = Some(Arc::new(PolicyRecord { spec, created }));
+        Ok(Change { name, before, after })
     }
 
     /// Removes a policy.
@@ -157,29 +171,35 @@ impl Engine {
         self.detached(async move {
             let _change = engine.inner.policies.changes.lock().await;
             let name = engine.policy(&name)?.spec.name.clone();
-            engine.write_policy(&name, None).await?;
+            let change = Change { name, before: None, after: None };
+            engine.write_policies(&[change]).await?;
             crate::fault!("policy-remove:after-record");
             engine.put_into_force().await
         })
         .await
     }
 
-    /// Writes a policy's record, or removes it, and then knows it.
-    async fn write_policy(
-        &self,
-        name: &PolicyName,
-        record: Option<&Arc<PolicyRecord>>,
-    ) -> Result<()> {
-        let key = record::key(name);
-        let transaction = match record {
-            Some(record) => Transaction::put(key, record.encode().map_err(EngineError::part)?),
-            None => Transaction::delete(key),
-        };
+    /// Writes policies' records, or removes them, all in one transaction, and
+    /// then knows them.
+    async fn write_policies(&self, changes: &[Change]) -> Result<()> {
+        let mut transaction = Transaction::default();
+        for change in changes {
+            let key = record::key(&change.name);
+            transaction = transaction.and(match &change.after {
+                Some(record) => {
+                    let value = record.encode().map_err(EngineError::part)?;
+                    Op::Put { key, value }
+                }
+                None => Op::Delete { key },
+            });
+        }
         self.store().commit(transaction).await?;
         let mut entries = self.inner.policies.entries();
-        match record {
-            Some(record) => drop(entries.insert(name.clone(), Arc::clone(record))),
-            None => drop(entries.remove(name)),
+        for Change { name, after, .. } in changes {
+            match after {
+                Some(record) => drop(entries.insert(name.clone(), Arc::clone(record))),
+                None => drop(entries.remove(name)),
+            }
         }
         Ok(())
     }
@@ -226,16 +246,45 @@ impl Engine {
         resolve::rules(records.iter().map(|r| &r.spec), &self.members())
     }
 
-    /// The rules as they would be with this policy.
-    fn rules_with(&self, record: &Arc<PolicyRecord>) -> Vec<PolicyRule> {
-        let mut records = self.inner.policies.all();
-        records.retain(|r| r.spec.name != record.spec.name);
-        records.push(Arc::clone(record));
-        resolve::rules(records.iter().map(|r| &r.spec), &self.members())
+    /// The rules as they would be with these policies.
+    fn rules_with<'a>(
+        &self,
+        changed: impl Iterator<Item = &'a Arc<PolicyRecord>>,
+    ) -> Vec<PolicyRule> {
+        let mut records = self.inner.policies.entries().clone();
+        records.extend(changed.map(|r| (r.spec.name.clone(), Arc::clone(r))));
+        resolve::rules(records.values().map(|r| &r.spec), &self.members())
     }
 
     fn members(&self) -> Vec<Member> {
         self.containers().iter().map(|c| member(c)).collect()
+    }
+}
+
+/// What becomes of a policy's record.
+#[derive(Debug)]
+struct Change {
+    name: PolicyName,
+    before: Option<Arc<PolicyRecord>>,
+    /// None to remove it.
+    after: Option<Arc<PolicyRecord>>,
+}
+
+impl Change {
+    fn reversed(self) -> Self {
+        Self { name: self.name, before: self.after, after: self.before }
+    }
+}
+
+/// Refuses two policies of one name: only one of them could hold.
+fn refuse_twins(changes: &[Change]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match changes.iter().find(|c| !seen.insert(&c.name)) {
+        Some(twin) => Err(EngineError::Invalid(format!(
+            "policy {} is given twice: each name may be there once",
+            twin.name
+        ))),
+        None => Ok(()),
     }
 }
 

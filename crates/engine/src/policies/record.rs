@@ -121,6 +121,18 @@ impl PolicySpec {
         Ok(spec)
     }
 
+    /// Reads a list of policies, as [`PolicySpec::parse`] does.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is wrong.
+    pub fn parse_list(text: &[u8]) -> Result<Vec<Self>> {
+        let mut specs: Vec<Self> = serde_json::from_slice(text).map_err(|e| {
+            EngineError::Invalid(format!("this is no list of network policies: {e}"))
+        })?;
+        specs.iter_mut().try_for_each(Self::complete)?;
+        Ok(specs)
+    }
+
     /// Refuses what makes no sense, and brings the rest into one form.
     fn complete(&mut self) -> Result<()> {
         let name = self.name.clone();
