@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// The programs: `bpf/NAME.bpf.c`.
-const PROGRAMS: &[&str] = &["redirect"];
+const PROGRAMS: &[&str] = &["connect", "published", "redirect"];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-env-changed=CLANG");

@@ -1,7 +1,8 @@
 //! Mounts: bind, overlay, tmpfs, and taking them away again.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,38 @@ pub fn bind(source: &Path, target: &Path, recursive: bool) -> io::Result<()> {
 pub fn mount_fs(fs_type: &str, source: &str, target: &Path, options: &str) -> io::Result<()> {
     mount(Some(source), target, Some(fs_type), MsFlags::empty(), Some(options))
         .map_err(io::Error::from)
+}
+
+/// A file system's root directory without a place in any tree of mounts: it is
+/// there as long as the descriptor is.
+///
+/// # Errors
+/// Those of fsopen(2), fsconfig(2) and fsmount(2).
+pub fn detached(fs_type: &CStr) -> io::Result<OwnedFd> {
+    /// `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC`.
+    const CLOEXEC: libc::c_uint = 1;
+    /// `FSCONFIG_CMD_CREATE`.
+    const CREATE: libc::c_uint = 6;
+    let owned = |result: libc::c_long| {
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: the name ends with a zero and lives until the return.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, fs_type.as_ptr(), CLOEXEC) })?;
+    let context_fd = context.as_raw_fd();
+    // SAFETY: this command takes neither key nor value.
+    let created =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context_fd, CREATE, none, none, 0_i32) };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nothing in it is a pointer.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context_fd, CLOEXEC, 0_u32) })
 }
 
 /// Takes the mount at `target` away, at once or, when it is busy, as soon as

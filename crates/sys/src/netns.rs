@@ -12,6 +12,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -95,6 +96,27 @@ impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// The number of the calling thread's namespace, which no other one has had or
+/// will have until the next boot.
+///
+/// # Errors
+/// `ENOPROTOOPT` by a kernel before 5.14.
+pub fn cookie() -> io::Result<u64> {
+    /// `SO_NETNS_COOKIE`.
+    const NETNS_COOKIE: libc::c_int = 71;
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`; both live
+    // until the return.
+    let result = unsafe {
+        let into = std::ptr::from_mut(&mut cookie).cast();
+        let socket = socket.as_raw_fd();
+        libc::getsockopt(socket, libc::SOL_SOCKET, NETNS_COOKIE, into, &raw mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Takes the name of a namespace away; the namespace goes with its last user.

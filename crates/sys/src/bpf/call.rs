@@ -3,8 +3,11 @@
 //! Be aware: each structure is the beginning of `union bpf_attr` for one
 //! command (`linux/bpf.h`); the kernel takes what is not there as zero.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::Instruction;
 
@@ -12,9 +15,14 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const OBJ_PIN: libc::c_int = 6;
+const OBJ_GET: libc::c_int = 7;
+pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
 /// `BPF_OBJ_NAME_LEN`, with the final zero.
-const NAME_LENGTH: usize = 16;
+pub(super) const NAME_LENGTH: usize = 16;
 
 /// What a map is made of.
 #[derive(Debug, Clone, Copy)]
@@ -55,26 +63,41 @@ struct Load {
     kernel_version: u32,
     flags: u32,
     name: [u8; NAME_LENGTH],
+    interface: u32,
+    attach_type: u32,
 }
+
+/// For pinning an object, and for getting one that is.
+#[repr(C)]
+struct Pin {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+/// For `LINK_CREATE`: program, target, attach type, flags; for `LINK_UPDATE`:
+/// link, program, flags.
+#[repr(C)]
+struct Link([u32; 4]);
 
 #[repr(C)]
-struct Info {
-    object: u32,
-    length: u32,
-    into: u64,
+pub(super) struct Info {
+    pub object: u32,
+    pub length: u32,
+    pub into: u64,
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
 }
 
-fn address<T>(at: *const T) -> u64 {
+pub(super) fn address<T>(at: *const T) -> u64 {
     at.expose_provenance() as u64
 }
 
 /// A name as the kernel takes it: cut to its length, other characters than
 /// letters, digits, `_` and `.` replaced.
-fn kernel_name(name: &str) -> [u8; NAME_LENGTH] {
+pub(super) fn kernel_name(name: &str) -> [u8; NAME_LENGTH] {
     let mut bytes = [0; NAME_LENGTH];
     for (to, from) in bytes.iter_mut().zip(name.bytes()).take(NAME_LENGTH - 1) {
         *to = if from.is_ascii_alphanumeric() || b"_.".contains(&from) { from } else { b'_' };
@@ -84,7 +107,7 @@ fn kernel_name(name: &str) -> [u8; NAME_LENGTH] {
 
 /// # Safety
 /// What `attr` points to has to be as the command wants it, until the return.
-unsafe fn call<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+pub(super) unsafe fn call<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads as many bytes as `attr` has, and what they
     // point to is the caller's promise.
     let result =
@@ -92,7 +115,7 @@ unsafe fn call<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -145,18 +168,32 @@ pub(super) fn remove<const K: usize>(map: &OwnedFd, key: [u8; K]) -> io::Result<
 
 /// Loads a program of our licence.
 pub(super) fn load(kind: u32, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+    load_for(kind, 0, name, program, c"Apache-2.0")
+}
+
+/// As [`load`], for one of the hooks of its kind, and of another licence: some
+/// helpers are for those only that the GPL accepts.
+pub(super) fn load_for(
+    kind: u32,
+    attach_type: u32,
+    name: &str,
+    program: &[Instruction],
+    license: &CStr,
+) -> io::Result<OwnedFd> {
     let count = u32::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let attr = Load {
         program_type: kind,
         count,
         instructions: address(program.as_ptr()),
-        license: address(c"Apache-2.0".as_ptr()),
+        license: address(license.as_ptr()),
         log_level: 0,
         log_size: 0,
         log: 0,
         kernel_version: 0,
         flags: 0,
         name: kernel_name(name),
+        interface: 0,
+        attach_type,
     };
     // SAFETY: both pointers are to memory that lives until the return:
     // `count` instructions and a text that ends with a zero.
@@ -176,4 +213,46 @@ pub(super) fn program_id(program: &OwnedFd) -> io::Result<u32> {
     // until the return.
     unsafe { call(OBJ_GET_INFO_BY_FD, &attr) }?;
     Ok(info[1])
+}
+
+/// Attaches a program to a control group or another target. The link ends
+/// with its last descriptor or name.
+pub(super) fn link(
+    program: &OwnedFd,
+    target: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attr = Link([number(program.as_fd()), number(target), attach_type, 0]);
+    // SAFETY: nothing in it is a pointer.
+    owned(unsafe { call(LINK_CREATE, &attr) }?)
+}
+
+/// Puts another program in the place of a link's, in one step.
+pub(super) fn update_link(link: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
+    let attr = Link([number(link.as_fd()), number(program.as_fd()), 0, 0]);
+    // SAFETY: nothing in it is a pointer.
+    unsafe { call(LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// Takes a link's program off at once, whoever else has the link.
+pub(super) fn detach_link(link: &OwnedFd) -> io::Result<()> {
+    let attr = Link([number(link.as_fd()), 0, 0, 0]);
+    // SAFETY: nothing in it is a pointer.
+    unsafe { call(LINK_DETACH, &attr) }.map(drop)
+}
+
+/// Gives an object a name in a bpf file system, which keeps it.
+pub(super) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Pin { path: address(name.as_ptr()), object: number(object.as_fd()), flags: 0 };
+    // SAFETY: the name ends with a zero and lives until the return.
+    unsafe { call(OBJ_PIN, &attr) }.map(drop)
+}
+
+/// The object with a name in a bpf file system.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Pin { path: address(name.as_ptr()), object: 0, flags: 0 };
+    // SAFETY: as in `pin`.
+    owned(unsafe { call(OBJ_GET, &attr) }?)
 }
