@@ -1,7 +1,7 @@
 //! The base chains of everybody: what else decides about packets.
 
-use super::batch::{Kind, SUBSYSTEM};
-use super::{Hook, Nft};
+use super::batch::{Kind, SUBSYSTEM, message};
+use super::{Family, Hook, Nft};
 use crate::netlink::{Message, NetlinkError, dump_objects, find, text, u32_be};
 
 /// `struct nfgenmsg` before the attributes.
@@ -30,6 +30,28 @@ impl OtherChain {
     pub fn is_forward(&self) -> bool {
         self.hook == Hook::Forward as u32 && matches!(self.family, "ip" | "ip6" | "inet")
     }
+
+    /// Whether packets of IPv4 between a link and a bridge's port pass it, in
+    /// one direction at least.
+    #[must_use]
+    pub fn is_on_the_way(&self) -> bool {
+        let local = [Hook::Input as u32, Hook::Output as u32].contains(&self.hook);
+        match self.family {
+            "ip" | "inet" => !local,
+            "bridge" | "netdev" => true,
+            _ => false,
+        }
+    }
+
+    fn family_number(&self) -> Option<Family> {
+        Some(match self.family {
+            "inet" => Family::Inet,
+            "ip" => Family::Ipv4,
+            "ip6" => Family::Ipv6,
+            "bridge" => Family::Bridge,
+            _ => return None,
+        })
+    }
 }
 
 impl Nft {
@@ -46,6 +68,7 @@ impl Nft {
                 libc::NFPROTO_IPV4 => "ip",
                 libc::NFPROTO_IPV6 => "ip6",
                 libc::NFPROTO_BRIDGE => "bridge",
+                libc::NFPROTO_NETDEV => "netdev",
                 _ => return None,
             };
             let body = body.get(HEADER..)?;
@@ -59,5 +82,27 @@ impl Nft {
                 drops: find(body, 5).is_some_and(|policy| u32_be(policy) == 0),
             })
         })
+    }
+
+    /// Whether a chain does anything at all: it has a rule, or drops.
+    ///
+    /// # Errors
+    /// When its rules can't be listed.
+    pub fn acts(&mut self, chain: &OtherChain) -> Result<bool, NetlinkError> {
+        // Chains of a link are rare enough not to be looked into.
+        let Some(family) = chain.family_number() else { return Ok(true) };
+        if chain.drops {
+            return Ok(true);
+        }
+        let mut request = message(family, Kind::GetRule, 0);
+        request.text(1, &chain.table).text(2, &chain.name);
+        let what = format!("list rules of chain {} in table {}", chain.name, chain.table);
+        // A kernel that does not restrict the list lists other chains, too.
+        let rules = dump_objects(&mut self.socket, &request, &what, |body| {
+            let body = body.get(HEADER..)?;
+            let of = (find(body, 1).map(text)?, find(body, 2).map(text)?);
+            (of.0 == chain.table && of.1 == chain.name).then_some(())
+        })?;
+        Ok(!rules.is_empty())
     }
 }
