@@ -35,7 +35,10 @@ pub use address::{
     delete_local_route, delete_neighbour, delete_route, replace_neighbour, replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
-pub use classifier::{Classifier, add_clsact, delete_classifier, set_classifier};
+pub use classifier::{
+    Classifier, FilterSlot, add_clsact, delete_classifier, delete_clsact, delete_filter,
+    set_classifier, set_filter,
+};
 pub use destinations::Destination;
 pub use events::{RouteChange, RouteEvent, RouteEvents};
 pub use link::{
