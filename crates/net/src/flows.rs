@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sampan_sys::conntrack::Flow;
 
-use crate::firewall::{Forward, Forwards};
+use crate::firewall::{Forward, Forwards, LinkRule};
 use crate::ports::Protocol;
 
 /// What has to be forgotten.
@@ -25,16 +25,21 @@ pub(crate) struct StaleFlows {
     removed: Forwards,
     /// Ports that lead to a container now, of protocols with datagrams.
     added: Forwards,
+    /// Ways that links open no longer.
+    unlinked: Vec<LinkRule>,
 }
 
 impl StaleFlows {
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.removed.is_empty() && self.added.is_empty()
+        self.addresses.is_empty()
+            && self.removed.is_empty()
+            && self.added.is_empty()
+            && self.unlinked.is_empty()
     }
 
     /// How many ports are concerned.
     pub fn ports(&self) -> usize {
-        self.removed.len() + self.added.len()
+        self.removed.len() + self.added.len() + self.unlinked.len()
     }
 
     /// Flows that an address had part in.
@@ -57,11 +62,17 @@ impl StaleFlows {
         self.added.extend(forwards.iter().filter(|f| f.protocol != Protocol::Tcp && !f.routed));
     }
 
+    /// Flows that a link opened the way for, and no longer does.
+    pub fn unlinked(&mut self, links: impl IntoIterator<Item = LinkRule>) {
+        self.unlinked.extend(links);
+    }
+
     /// Adds what `other` has.
     pub fn merge(&mut self, other: Self) {
         self.addresses.extend(other.addresses);
         self.removed.extend(other.removed);
         self.added.extend(other.added);
+        self.unlinked.extend(other.unlinked);
     }
 
     /// Whether a flow has to be forgotten. `local` says which addresses are
@@ -83,7 +94,12 @@ impl StaleFlows {
         let port = sent_to.port();
         let mut removed = self.removed.by_port(protocol, port).filter(|f| !f.routed);
         let mut added = self.added.by_port(protocol, port);
-        removed.any(|f| answered_by == f.target && through(&f))
+        let unlinked = |l: &LinkRule| {
+            let from = flow.original.source.ip();
+            l.protocol == protocol && l.source == from && l.target == sent_to
+        };
+        self.unlinked.iter().any(unlinked)
+            || removed.any(|f| answered_by == f.target && through(&f))
             || added.any(|f| answered_by != f.target && through(&f))
             || (answered_by == sent_to && self.was_routed(protocol, sent_to))
     }
@@ -150,6 +166,22 @@ mod tests {
         assert!(!has(&flow(Protocol::Udp, CLIENT, "10.9.0.1:53", "172.17.0.3:53")), "right");
         assert!(!has(&flow(Protocol::Tcp, CLIENT, "10.9.0.1:53", "10.9.0.1:53")));
         assert!(!has(&flow(Protocol::Udp, CLIENT, "10.9.0.5:53", "172.17.0.2:53")));
+    }
+
+    #[test]
+    fn flows_of_a_link_that_is_gone_are_forgotten() {
+        let mut stale = StaleFlows::default();
+        let source = "172.17.0.3".parse().unwrap();
+        let target = "172.17.0.2:80".parse().unwrap();
+        let owner = "c".into();
+        stale.unlinked([LinkRule { protocol: Protocol::Tcp, source, target, owner }]);
+        assert!(!stale.is_empty());
+        let has = |f: &Flow| stale.contains(f, &HashSet::new());
+        let to = |from: &str, to: &str| flow(Protocol::Tcp, from, to, to);
+        assert!(has(&to("172.17.0.3:4000", "172.17.0.2:80")));
+        assert!(!has(&to("172.17.0.3:4000", "172.17.0.2:81")));
+        assert!(!has(&to("172.17.0.4:4000", "172.17.0.2:80")));
+        assert!(!has(&to("172.17.0.2:80", "172.17.0.3:4000")));
     }
 
     #[test]

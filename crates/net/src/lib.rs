@@ -6,7 +6,7 @@
 //!    ├── Driver:      links, addresses, routes  bridge · macvlan, ipvlan · plugins · CNI · host, none
 //!    ├── Firewall:    one nftables table        nft · noop
 //!    └── NameService: names inside sandboxes    the data-plane process · none
-//! beside them: watch (keeps the kernel true) · redirect · shape · care
+//! beside them: watch (keeps the kernel true) · redirect · host6 · shape · care
 //! pure: ipam · ports::PortTable · names · policy
 //! ```
 //!
@@ -25,12 +25,14 @@ pub mod driver;
 mod error;
 pub mod firewall;
 mod flows;
+mod host6;
 pub mod ipam;
 mod mac;
 mod manager;
 pub mod names;
 pub mod policy;
 pub mod ports;
+mod direct;
 mod redirect;
 mod sandbox;
 mod shape;
@@ -41,11 +43,12 @@ pub use care::{EndpointStats, Hop, Place, Trace, TraceRequest, Verdict};
 pub use config::{
     Attachment, BridgeConfig, CniConfig, DnsSpec, DriverConfig, EndpointSpec, GatewayMode,
     IpvlanConfig, IpvlanFlag, IpvlanMode, LinkSpec, MacvlanConfig, MacvlanMode, NetConfig,
-    NetworkSpec, RateLimit, RemoteConfig, RouteSpec, SandboxSpec, Subnet,
+    NetworkSpec, OpenedLink, RateLimit, RemoteConfig, RouteSpec, SandboxSpec, Subnet,
 };
 pub use error::NetError;
 pub use firewall::Exposure;
 pub use mac::{MacAddr, MacError};
 pub use manager::{Networks, Repair, RepairKind, Repairs, Sandbox};
+pub use shape::inward::is_limiter;
 pub use ports::{PortError, PortRequest, PortTable, Protocol, PublishedPort};
 pub use watch::{Finding, Severity, Subject};

@@ -147,3 +147,73 @@ fn a_limit_that_makes_no_sense_is_refused() {
         assert_eq!(lab.leftovers().0, 0);
     });
 }
+
+/// A container on the LAN with limits, and the others on it.
+#[test]
+fn what_comes_in_by_the_lan_is_limited() {
+    use sampan_net::{DriverConfig, MacvlanConfig, NetworkSpec, Subnet};
+
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let subnet = |text: &str| {
+            let net: ipnet::IpNet = text.parse().unwrap();
+            Subnet { net: net.trunc(), gateway: net.addr() }
+        };
+        let subnets = vec![subnet("10.99.0.2/24"), subnet("fd99::2/64")];
+        let options = [("parent".to_owned(), "lan0".to_owned())].into();
+        let config = MacvlanConfig::parse("lan", &options, subnets, false).unwrap();
+        let lan = NetworkSpec {
+            id: sampan_types::NetworkId::random(),
+            name: "lan".to_owned(),
+            driver: DriverConfig::Macvlan(config),
+        };
+        lab.networks.create_network(lan.clone()).await.unwrap();
+        let mut slow = endpoint(&lan.id, "10.99.0.50 fd99::50");
+        slow.rate = RateLimit { ingress: Some(20_000_000), egress: Some(40_000_000) };
+        let limited = slow.endpoint.clone();
+        let spec = sandbox(vec![slow], &[]);
+        let one = lab.join(&spec).await;
+        let others = sandbox(vec![endpoint(&lan.id, "10.99.0.51")], &[]);
+        let two = lab.join(&others).await;
+        sh_until(&one.netns, "ping -c1 -W1 10.99.0.2");
+        assert_about(measure(&lab.outside, &one.netns, "10.99.0.50", 0), 2e7, "from the LAN");
+        assert_about(measure(&two.netns, &one.netns, "10.99.0.50", 0), 2e7, "from a neighbour");
+        assert_about(measure(&lab.outside, &one.netns, "fd99::50", 0), 2e7, "by IPv6");
+        assert_about(measure(&one.netns, &lab.outside, "10.99.0.2", 0), 4e7, "sent");
+
+        let desired = [spec.clone(), others];
+        assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
+        let ifb = format!("ifb-{}", &limited.as_str()[..11]);
+        for damage in [
+            "tc qdisc delete dev eth0 clsact".to_owned(),
+            format!("tc qdisc delete dev {ifb} root"),
+            format!("ip link delete {ifb}"),
+        ] {
+            one.netns.run(|| sh(&damage)).unwrap();
+            let repairs = lab.networks.reconcile(&desired).await.unwrap();
+            assert_eq!(repairs.restored.len(), 1, "{damage}: {repairs:?}");
+            assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
+        }
+        assert_about(measure(&lab.outside, &one.netns, "10.99.0.50", 0), 2e7, "after repairs");
+
+        // It goes with its endpoint, also when that was interrupted.
+        let links = || one.netns.run(|| sh("ip -o link | grep -c ifb- || true")).unwrap();
+        lab.networks.disconnect(&spec.sandbox, &limited).await.unwrap();
+        assert_eq!(links().trim(), "0");
+        one.netns.run(|| sh("ip link add ifb-0123456789a type ifb")).unwrap();
+        let mut bare = spec.clone();
+        bare.endpoints.clear();
+        let swept = lab.networks.reconcile(&[bare, desired[1].clone()]).await.unwrap();
+        assert_eq!(swept.removed, ["link ifb-0123456789a"]);
+        assert_eq!(links().trim(), "0");
+    });
+}
+
+/// Until the kernel handed a broadcast on, which it does when it has the time.
+fn sh_until(netns: &NetNs, command: &str) {
+    let ran = || {
+        let done = std::process::Command::new("sh").args(["-c", command]).output();
+        done.is_ok_and(|o| o.status.success())
+    };
+    assert!((0..20).any(|_| netns.run(ran).unwrap()), "{command}");
+}

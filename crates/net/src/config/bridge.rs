@@ -51,6 +51,10 @@ pub struct BridgeConfig {
     /// What the names of interfaces inside begin with; `eth` when empty.
     #[serde(default)]
     pub interface_prefix: String,
+    /// Interfaces of the host from which every port is reached by the
+    /// containers' own addresses.
+    #[serde(default)]
+    pub trusted: Vec<String>,
 }
 
 /// How the outside and the containers of a network reach each other
@@ -88,6 +92,7 @@ impl BridgeConfig {
             host_ipv4: None,
             host_ipv6: None,
             interface_prefix: String::new(),
+            trusted: Vec::new(),
         }
     }
 
@@ -202,6 +207,9 @@ impl BridgeConfig {
         {
             return invalid(reason);
         }
+        if let Err(reason) = self.check_trusted() {
+            return invalid(reason);
+        }
         for v6 in [false, true] {
             if self.gateway_mode(v6) == GatewayMode::Isolated && !self.internal {
                 let family = if v6 { 6 } else { 4 };
@@ -220,6 +228,23 @@ impl BridgeConfig {
             Ok(()) => Ok(()),
             Err(reason) => invalid(reason),
         }
+    }
+
+    fn check_trusted(&self) -> Result<(), String> {
+        for (at, name) in self.trusted.iter().enumerate() {
+            check_interface_name(name)?;
+            if *name == self.bridge || self.trusted[..at].contains(name) {
+                return Err(format!(
+                    "{name} can't be trusted: it is the network's own, or named twice"
+                ));
+            }
+        }
+        if self.internal && !self.trusted.is_empty() {
+            return Err(
+                "interfaces can't be trusted by an internal network: it has no way in".to_owned()
+            );
+        }
+        Ok(())
     }
 
     fn check_subnets(&self) -> Result<(), String> {
@@ -296,7 +321,10 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         type Change = fn(&mut BridgeConfig);
-        let wrong: [(&str, Change); 9] = [
+        let wrong: [(&str, Change); 12] = [
+            ("named twice", |c| c.trusted = vec!["eth0".to_owned(), "eth0".to_owned()]),
+            ("no name for an interface", |c| c.trusted = vec![String::new()]),
+            ("no way in", |c| (c.internal, c.trusted) = (true, vec!["eth0".to_owned()])),
             ("overlap", |c| c.subnets.push(subnet("10.1.0.129/25"))),
             ("out of the range 1280", |c| c.mtu = 1279),
             ("out of the range", |c| c.mtu = 65536),

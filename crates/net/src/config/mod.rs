@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use bridge::{BridgeConfig, GatewayMode};
 pub use plugin::{CniConfig, RemoteConfig};
-pub use sandbox::{Attachment, DnsSpec, EndpointSpec, LinkSpec, RateLimit, RouteSpec, SandboxSpec};
+pub use sandbox::{
+    Attachment, DnsSpec, EndpointSpec, LinkSpec, OpenedLink, RateLimit, RouteSpec, SandboxSpec,
+};
 pub(crate) use vlan::SubInterfaces;
 pub use vlan::{IpvlanConfig, IpvlanFlag, IpvlanMode, MacvlanConfig, MacvlanMode};
 
@@ -60,6 +62,9 @@ pub struct NetConfig {
     /// Whether packets between containers of one bridge take the short way
     /// past the bridge, where the kernel can.
     pub redirect: bool,
+    /// Whether the host's own programs reach published ports by IPv6 also
+    /// where packets would find no way, if the kernel can.
+    pub host_ipv6_ports: bool,
     /// Where network and IPAM plugins are looked for.
     pub plugin_dirs: Vec<PathBuf>,
     /// Where CNI plugins are looked for.
@@ -78,6 +83,7 @@ impl NetConfig {
             namespaces_ahead: 8,
             respect_host_firewall: false,
             redirect: true,
+            host_ipv6_ports: true,
             plugin_dirs: Vec::new(),
             cni_path: Vec::new(),
         }

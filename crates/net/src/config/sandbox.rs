@@ -8,7 +8,7 @@ use sampan_types::{ContainerId, EndpointId, NetworkId, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::mac::MacAddr;
-use crate::ports::PublishedPort;
+use crate::ports::{Protocol, PublishedPort};
 
 /// A sandbox as it shall be: a namespace, its endpoints and published ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +28,29 @@ pub struct SandboxSpec {
     /// How names are looked up in it.
     #[serde(default)]
     pub dns: DnsSpec,
+    /// Containers whose ports it reaches also where those on the same network
+    /// are kept from each other (`--link`).
+    #[serde(default)]
+    pub links: Vec<OpenedLink>,
+}
+
+/// What a link opens on a network whose containers are kept from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedLink {
+    /// Whose ports.
+    pub target: ContainerId,
+    /// The network on which.
+    pub network: NetworkId,
+    /// The ports that the target exposes.
+    pub ports: Vec<(Protocol, u16)>,
 }
 
 impl SandboxSpec {
     /// A sandbox with nothing but its endpoints.
     #[must_use]
     pub fn new(sandbox: SandboxId, container: ContainerId, endpoints: Vec<EndpointSpec>) -> Self {
-        let (ports, sysctls, dns) = (Vec::new(), BTreeMap::new(), DnsSpec::default());
-        Self { sandbox, container, endpoints, ports, sysctls, dns }
+        let (ports, sysctls, dns, links) = Default::default();
+        Self { sandbox, container, endpoints, ports, sysctls, dns, links }
     }
 }
 
@@ -73,6 +88,10 @@ pub struct EndpointSpec {
     /// Addresses in the network's subnets, already allocated. None for the
     /// drivers host and none.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses of its link alone (`--link-local-ip`), which no
+    /// network allocates.
+    #[serde(default)]
+    pub link_locals: Vec<IpAddr>,
     /// The hardware address; a random one when absent.
     pub mac: Option<MacAddr>,
     /// The names by which others on the network find it, the main one first;
@@ -105,6 +124,7 @@ impl EndpointSpec {
             endpoint,
             network,
             addresses,
+            link_locals: Vec::new(),
             mac: None,
             names: Vec::new(),
             interface: None,
@@ -157,6 +177,9 @@ pub struct Attachment {
     pub mac: Option<MacAddr>,
     /// Its addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Its further addresses, of the link alone.
+    #[serde(default)]
+    pub link_locals: Vec<IpNet>,
     /// The gateway of each address family the network leads out by.
     pub gateways: Vec<IpAddr>,
     /// Further routes by the interface.
@@ -177,6 +200,7 @@ impl Attachment {
             host_interface: None,
             mac: None,
             addresses: Vec::new(),
+            link_locals: Vec::new(),
             gateways: Vec::new(),
             routes: Vec::new(),
             mtu: 0,

@@ -11,6 +11,7 @@ mod nft;
 #[cfg(test)]
 mod noop;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use ipnet::IpNet;
 use sampan_types::NetworkId;
 
 pub use forwards::Forwards;
-pub(crate) use nft::NftFirewall;
+pub(crate) use nft::{NftFirewall, answers_reach_loopback6, is_own};
 #[cfg(test)]
 pub(crate) use noop::NoFirewall;
 
@@ -57,6 +58,22 @@ pub struct NetworkRules {
     pub host_ipv4: Option<Ipv4Addr>,
     /// As `host_ipv4`, by IPv6.
     pub host_ipv6: Option<Ipv6Addr>,
+    /// Interfaces from which everything may enter.
+    pub trusted: Vec<String>,
+}
+
+/// What a link opens between two containers of a network whose containers are
+/// kept from each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkRule {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Who may begin a flow.
+    pub source: IpAddr,
+    /// Where to.
+    pub target: SocketAddr,
+    /// Whose link it is, for the comment.
+    pub owner: Arc<str>,
 }
 
 /// A port of the host that leads to a container.
@@ -84,6 +101,8 @@ pub struct Policy {
     pub networks: Vec<NetworkRules>,
     /// The published ports.
     pub forwards: Forwards,
+    /// What links open.
+    pub links: BTreeSet<LinkRule>,
 }
 
 /// Policies, with what is known of the containers that they are about.
@@ -146,6 +165,13 @@ pub enum Exposure {
         /// The chain.
         chain: String,
     },
+    /// Not known: a chain of iptables-legacy decides, whose rules are not read.
+    Unknown {
+        /// The table with its family.
+        table: String,
+        /// The chain.
+        chain: String,
+    },
 }
 
 impl fmt::Display for Exposure {
@@ -156,6 +182,9 @@ impl fmt::Display for Exposure {
             Self::Nobody => f.write_str("nobody"),
             Self::Blocked { table, chain } => write!(f, "blocked by {table} {chain}"),
             Self::Partly { table, chain } => write!(f, "partly: {table} {chain} decides"),
+            Self::Unknown { table, chain } => {
+                write!(f, "unknown: rules of iptables-legacy are not read ({table} {chain})")
+            }
         }
     }
 }
@@ -177,6 +206,9 @@ pub trait Firewall: Send + Sync {
     /// Whether the kernel has anything else than what was told until now.
     fn differs(&self) -> BoxFuture<'_, Result<bool, NetError>>;
 
+    /// Whether published ports obey what the host filters at *input*.
+    fn respects_host(&self) -> bool;
+
     /// Adds a network, or changes its rules.
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>>;
 
@@ -188,6 +220,9 @@ pub trait Firewall: Send + Sync {
 
     /// Takes published ports back.
     fn remove_forwards(&self, forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>>;
+
+    /// Makes `links` all that links open.
+    fn set_links(&self, links: BTreeSet<LinkRule>) -> BoxFuture<'_, Result<(), NetError>>;
 
     /// Who can reach published ports, in their order.
     fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>>;

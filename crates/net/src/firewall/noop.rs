@@ -1,11 +1,13 @@
 //! A firewall that lets everything through and publishes nothing: it proves
 //! that the seam is complete.
 
+use std::collections::BTreeSet;
+
 use sampan_types::NetworkId;
 
 use super::{
-    BoxFuture, Exposure, Firewall, Forward, Forwards, NetworkRules, Policy, PolicyOutcome,
-    PolicySet,
+    BoxFuture, Exposure, Firewall, Forward, Forwards, LinkRule, NetworkRules, Policy,
+    PolicyOutcome, PolicySet,
 };
 use crate::error::NetError;
 use crate::names::NameSet;
@@ -32,6 +34,10 @@ impl Firewall for NoFirewall {
         Box::pin(async { Ok(false) })
     }
 
+    fn respects_host(&self) -> bool {
+        false
+    }
+
     fn add_network(&self, _rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
@@ -48,6 +54,10 @@ impl Firewall for NoFirewall {
     }
 
     fn remove_forwards(&self, _forwards: Forwards) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn set_links(&self, _links: BTreeSet<LinkRule>) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
     }
 

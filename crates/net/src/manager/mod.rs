@@ -10,8 +10,11 @@
 //! - `join`, `leave` and the like run side by side; `reconcile` and changes of
 //!   networks run alone, since they look at everything.
 
+mod direct;
 mod exposure;
 mod limits;
+mod link_local;
+mod links;
 mod names;
 mod plan;
 mod policies;
@@ -24,6 +27,7 @@ mod straight;
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_plugin::Plugins;
@@ -33,8 +37,10 @@ use tokio::sync::{Notify, RwLock, broadcast};
 
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
 use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
+use crate::direct::Direct;
 use crate::error::NetError;
 use crate::firewall::{Firewall, Forwards, NftFirewall};
+use crate::host6::Host6;
 use crate::names::NameService;
 use crate::ports::PublishedPort;
 use crate::redirect::Redirect;
@@ -93,17 +99,24 @@ pub(crate) struct Inner {
     /// Held by whoever tells the firewall of policies: what is told last was
     /// true last.
     policy_turn: tokio::sync::Mutex<()>,
+    /// What links open. Held while it is changed: what is compared last was
+    /// true last.
+    links: tokio::sync::Mutex<links::Opened>,
     drivers: Drivers,
     firewall: Box<dyn Firewall>,
     names: Box<dyn NameService>,
     namespaces: Namespaces,
     redirect: Redirect,
+    direct: Direct,
+    host6: Host6,
     pub(crate) worker: Worker,
     reaper: Reaper,
     /// Told when a sandbox has a new namespace.
     pub(crate) joined: Arc<Notify>,
     /// What the watcher restored.
     repairs: broadcast::Sender<Repair>,
+    /// How often the watcher was too slow to hear all of the kernel's events.
+    overruns: AtomicU64,
     /// Locked for the moment in which it is started.
     watch: Mutex<Option<Watch>>,
 }
@@ -138,6 +151,13 @@ pub(crate) struct Joined {
     pub(crate) spec: SandboxSpec,
     pub(crate) sandbox: Sandbox,
     pub(crate) forwards: Forwards,
+}
+
+impl Joined {
+    /// Whether an endpoint has a limit of bandwidth.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.spec.endpoints.iter().any(|endpoint| !endpoint.rate.is_none())
+    }
 }
 
 impl Networks {
@@ -191,21 +211,30 @@ impl Networks {
     ) -> Result<Self, NetError> {
         let dir = config.exec_root.join("netns");
         let namespaces = Namespaces::open(dir, config.namespaces_ahead)?;
+        // What comes directly has passed no firewall.
+        let direct = config.redirect && !config.respect_host_firewall;
+        let direct = Direct::new(direct, config.instance.clone(), worker.clone());
+        let hooks = config.exec_root.join("host6");
+        let host6 = Host6::new(config.host_ipv6_ports, hooks, worker.clone());
         let inner = Inner {
             instance: config.instance,
             ip_forward: config.ip_forward,
             whole: RwLock::default(),
             state: Mutex::default(),
             policy_turn: tokio::sync::Mutex::default(),
+            links: tokio::sync::Mutex::default(),
             drivers,
             firewall,
             names,
             namespaces,
             redirect: Redirect::new(config.redirect, worker.clone()),
+            direct,
+            host6,
             worker,
             reaper,
             joined: Arc::default(),
             repairs: broadcast::channel(REPAIRS_KEPT).0,
+            overruns: AtomicU64::new(0),
             watch: Mutex::default(),
         };
         inner.forward_packets()?;
@@ -238,6 +267,7 @@ impl Networks {
             inner.forward_packets_of(&network)?;
             inner.create_network(&network).await?;
             inner.state().networks.insert(network.id.clone(), Arc::new(network));
+            inner.follow_links(false).await;
             inner.refresh_policies().await;
             Ok(())
         })
@@ -288,7 +318,13 @@ impl Networks {
     pub async fn join(&self, spec: SandboxSpec) -> Result<Sandbox, NetError> {
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.join_guarded(spec).await
+            let id = spec.sandbox.clone();
+            let sandbox = inner.join_guarded(spec).await?;
+            if let Err(e) = inner.refresh_links(false).await {
+                inner.take_back(&id).await;
+                return Err(e);
+            }
+            Ok(sandbox)
         })
         .await
     }
@@ -304,6 +340,7 @@ impl Networks {
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
             let left = inner.leave(&sandbox).await;
+            inner.follow_links(false).await;
             inner.refresh_policies().await;
             left
         })
@@ -322,7 +359,9 @@ impl Networks {
         let sandbox = sandbox.clone();
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
-            inner.connect_guarded(&sandbox, endpoint).await
+            let made = inner.connect_guarded(&sandbox, endpoint).await?;
+            inner.follow_links(false).await;
+            Ok(made)
         })
         .await
     }
@@ -340,6 +379,7 @@ impl Networks {
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
             let left = inner.disconnect(&sandbox, &endpoint).await;
+            inner.follow_links(false).await;
             inner.refresh_policies().await;
             left
         })
@@ -397,6 +437,13 @@ impl Networks {
     #[must_use]
     pub fn repairs(&self) -> broadcast::Receiver<Repair> {
         self.inner.repairs.subscribe()
+    }
+
+    /// How often events of the kernel were lost since the start; each time
+    /// everything was compared.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        self.inner.overruns.load(Ordering::Relaxed)
     }
 
     /// Waits until the background work that was begun is done: links and

@@ -5,12 +5,12 @@ use crate::config::SandboxSpec;
 use crate::error::NetError;
 
 impl Networks {
-    /// Makes the names of `spec`'s endpoints, and what it says of looking
-    /// names up, those of the sandbox. Nothing else of it counts. Success when
-    /// there is no such sandbox.
+    /// Makes the names of `spec`'s endpoints, what it says of looking names up
+    /// and its links those of the sandbox. Nothing else of it counts. Success
+    /// when there is no such sandbox.
     ///
     /// # Errors
-    /// The name service's.
+    /// The name service's, or the kernel's.
     pub async fn update_names(&self, spec: SandboxSpec) -> Result<(), NetError> {
         self.detached(|inner| async move {
             let _shared = inner.whole.read().await;
@@ -32,8 +32,10 @@ impl Inner {
                 }
             }
             joined.spec.dns = spec.dns;
+            joined.spec.links = spec.links;
             joined.clone()
         };
-        self.tell_names(&joined).await
+        let told = self.tell_names(&joined).await;
+        told.and(self.refresh_links(false).await)
     }
 }

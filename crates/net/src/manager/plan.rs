@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use sampan_types::EndpointId;
 
-use super::{Joined, State};
+use super::{Joined, State, link_local};
 use crate::config::{
-    Attachment, DriverConfig, EndpointSpec, GatewayMode, NetworkSpec, SandboxSpec, SubInterfaces,
-    check_interface_name,
+    Attachment, DriverConfig, EndpointSpec, GatewayMode, IpvlanMode, NetworkSpec, SandboxSpec,
+    SubInterfaces, check_interface_name,
 };
 use crate::error::NetError;
 use crate::firewall::{Forward, Forwards, NetworkRules};
@@ -37,6 +37,7 @@ pub(super) fn network_rules(network: &NetworkSpec) -> Option<NetworkRules> {
         gateway_mode_ipv6: config.gateway_mode_ipv6,
         host_ipv4: config.host_ipv4,
         host_ipv6: config.host_ipv6,
+        trusted: config.trusted.clone(),
     })
 }
 
@@ -170,6 +171,9 @@ pub(super) fn check_endpoint(
         upper.with_prefixes(endpoint, &network.name)?;
     }
     let invalid = |reason| Err(NetError::InvalidEndpoint { network: network.name.clone(), reason });
+    if let Err(reason) = link_local::check(&endpoint.link_locals) {
+        return invalid(reason);
+    }
     if let Some(name) = &endpoint.interface
         && let Err(reason) = check_interface_name(name)
     {
@@ -177,6 +181,15 @@ pub(super) fn check_endpoint(
     }
     if let Err(reason) = shape::check(&endpoint.rate) {
         return invalid(reason);
+    }
+    if let (DriverConfig::Ipvlan(ipvlan), Some(_)) = (&network.driver, endpoint.rate.ingress)
+        && ipvlan.mode == IpvlanMode::L3s
+    {
+        return invalid(
+            "what is received can't be limited in mode l3s: it does not come in by the interface \
+             (limit it in mode l2 or l3)"
+                .to_owned(),
+        );
     }
     for name in endpoint.sysctls.keys() {
         let mut words = name.split('.');
@@ -280,7 +293,9 @@ pub(super) fn forwards(
     let (v4, v6) = (way(true), way(false));
     let owner: Arc<str> = Arc::from(spec.container.short());
     let forward = |port: &PublishedPort| {
-        let (address, routed) = if port.host_ip.is_ipv4() { v4? } else { v6? };
+        // What the host itself sends by IPv6 can be led to an address of IPv4.
+        let host_only = v4.filter(|(_, routed)| !routed);
+        let (address, routed) = if port.host_ip.is_ipv4() { v4? } else { v6.or(host_only)? };
         let target = SocketAddr::new(address, port.container_port);
         let (mut host_ip, mut host_port) = (port.host_ip, port.host_port);
         if routed {

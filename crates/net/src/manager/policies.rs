@@ -169,12 +169,17 @@ impl Inner {
         let guarded = self.guard_as_made(&endpoints).await;
         let sandbox = joined?;
         if let Err(e) = guarded {
-            if let Err(also) = self.leave(&id).await {
-                tracing::warn!(sandbox = %id, error = %also, "failed to take a sandbox back");
-            }
+            self.take_back(&id).await;
             return Err(e);
         }
         Ok(sandbox)
+    }
+
+    /// Takes a sandbox away again that could not be completed.
+    pub(super) async fn take_back(&self, sandbox: &SandboxId) {
+        if let Err(error) = self.leave(sandbox).await {
+            tracing::warn!(%sandbox, %error, "failed to take a sandbox back");
+        }
     }
 
     /// Connects a sandbox to a network with policies that may be about it.
@@ -300,10 +305,11 @@ impl Inner {
     }
 
     /// After policies changed, other endpoints may reach each other past their
-    /// bridge.
+    /// bridge, and others may be reached past the firewall.
     async fn straighten_again(&self) {
         let mut repairs = Repairs::default();
         self.restore_straight(None, &mut repairs).await;
+        self.restore_direct(None, &mut repairs).await;
         for failure in repairs.failed {
             tracing::warn!(%failure, "ways past a bridge are not up to date");
         }

@@ -29,7 +29,9 @@ impl Inner {
         let policy = Policy {
             networks: networks.iter().filter_map(|n| plan::network_rules(n)).collect(),
             forwards: sandboxes.values().flat_map(|j: &Joined| j.forwards.clone()).collect(),
+            links: super::links::opened(&self.state(), sandboxes.values()).rules,
         };
+        let forwards = policy.forwards.clone();
         match self.firewall.restore(policy).await {
             Ok(true) => {
                 let what = "rules and published ports";
@@ -38,6 +40,7 @@ impl Inner {
             Ok(false) => {}
             Err(e) => repairs.failed.push(e.to_string()),
         }
+        self.host6.restore(forwards).await;
         if let Err(e) = self.fill_names_ahead().await {
             repairs.failed.push(e.to_string());
         }
@@ -50,8 +53,12 @@ impl Inner {
             Err(e) => repairs.failed.push(e.to_string()),
         }
         self.restore_straight(Some(&sandboxes), &mut repairs).await;
+        self.restore_direct(Some(&sandboxes), &mut repairs).await;
         self.remove_orphans(&sandboxes, observed, &mut repairs).await;
         self.state().sandboxes = sandboxes;
+        if let Err(e) = self.refresh_links(true).await {
+            repairs.failed.push(e.to_string());
+        }
         if let Err(e) = self.apply_policies(true).await {
             repairs.failed.push(e.to_string());
         }
@@ -116,6 +123,7 @@ impl Inner {
         };
         let attached =
             self.restore_endpoints(&spec.sandbox, networks, &namespace, observed, repairs).await;
+        self.sweep_limits(&spec, &namespace, repairs).await;
         self.restore_own_nets_inside(&spec, &namespace, &attached, repairs).await;
         match self.route_sandbox(&namespace, &spec, &attached, None).await {
             Ok(true) => {
@@ -156,12 +164,12 @@ impl Inner {
                 interface,
             };
             match self.driver(&network).restore(request, found).await {
-                Ok((attachment, missing)) => {
+                Ok((mut attachment, missing)) => {
                     let limited = self.complete_restored(
                         namespace,
                         &network,
                         &endpoint,
-                        &attachment,
+                        &mut attachment,
                         missing,
                     );
                     let limited = limited.await.unwrap_or_else(|e| {

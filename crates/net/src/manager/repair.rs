@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ipnet::IpNet;
 use sampan_sys::netlink::{NetlinkError, Request, Route, RouteEntry, add_route};
@@ -17,6 +18,9 @@ use crate::driver::Namespace;
 use crate::error::NetError;
 use crate::firewall::Firewall;
 use crate::watch::Scope;
+
+/// How many sandboxes are compared before others get their turn.
+const SANDBOXES_AT_ONCE: usize = 64;
 
 /// What kind of thing was put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,6 +82,10 @@ impl Repair {
         Self { network: Some(network.id.clone()), ..Self::of(RepairKind::Network, what) }
     }
 
+    pub(super) fn inside(kind: RepairKind, sandbox: &SandboxId, what: impl Into<String>) -> Self {
+        Self { sandbox: Some(sandbox.clone()), ..Self::of(kind, what) }
+    }
+
     pub(super) fn endpoint(
         sandbox: &SandboxId,
         network: Option<&NetworkId>,
@@ -105,6 +113,13 @@ impl Inner {
         if scope.firewall {
             self.restore_firewall(&mut repairs).await;
         }
+        if scope.direct {
+            self.refresh_direct(&mut repairs).await;
+        }
+        if scope.own_addresses {
+            self.host6.refresh().await;
+        }
+        self.restore_ways(&scope, &mut repairs).await;
         for network in std::mem::take(&mut scope.networks) {
             let _alone = self.whole.write().await;
             let spec = self.state().networks.get(&network).cloned();
@@ -134,13 +149,40 @@ impl Inner {
                     self.state().sandboxes.insert(sandbox.clone(), after);
                     if repairs.restored.len() > restored {
                         self.straighten(&sandbox, None).await;
+                        self.direct(&sandbox).await;
                     }
                 }
                 None => repairs.lost.push(sandbox),
             }
         }
+        self.follow_links(true).await;
         self.refresh_policies().await;
         repairs
+    }
+
+    /// Restores what leads frames past a bridge, and questions to the name
+    /// service. A sandbox that goes meanwhile is none the worse for it, hence
+    /// nobody is kept waiting.
+    async fn restore_ways(&self, scope: &Scope, repairs: &mut Repairs) {
+        let straight: Vec<_> = scope.straight.iter().cloned().collect();
+        for some in straight.chunks(SANDBOXES_AT_ONCE) {
+            self.verify_straight(some, repairs).await;
+        }
+        let named: Vec<_> = scope.names.iter().cloned().collect();
+        for some in named.chunks(SANDBOXES_AT_ONCE) {
+            match self.names.verify(some.to_vec()).await {
+                Ok(restored) => repairs.restored.extend(restored.iter().map(|sandbox| {
+                    let what = format!("way to the name service of sandbox {}", sandbox.short());
+                    Repair::inside(RepairKind::Names, sandbox, what)
+                })),
+                Err(e) => repairs.failed.push(e.to_string()),
+            }
+        }
+    }
+
+    /// Takes note that events of the kernel were lost.
+    pub(crate) fn count_overrun(&self) {
+        self.overruns.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn restore_forwarding(&self, repairs: &mut Repairs) {

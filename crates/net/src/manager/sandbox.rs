@@ -10,6 +10,7 @@ use super::{Inner, Joined, Sandbox, plan};
 use crate::config::{Attachment, EndpointSpec, NetworkSpec, SandboxSpec};
 use crate::driver::{AttachRequest, DetachRequest, Namespace};
 use crate::error::NetError;
+use crate::firewall::Forwards;
 use crate::ports::PublishedPort;
 
 impl Inner {
@@ -34,6 +35,7 @@ impl Inner {
         }
         let attachments = attached.into_iter().map(|(_, attachment)| attachment).collect();
         let sandbox = Sandbox { netns, attachments };
+        self.host6.change(Forwards::default(), forwards.clone()).await;
         let joined = Joined { sandbox: sandbox.clone(), forwards, spec };
         if let Err(e) = self.tell_names(&joined).await {
             self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined.clone());
@@ -45,6 +47,7 @@ impl Inner {
         let id = joined.spec.sandbox.clone();
         self.state().sandboxes.insert(id.clone(), joined);
         self.straighten(&id, None).await;
+        self.direct(&id).await;
         self.joined.notify_one();
         Ok(sandbox)
     }
@@ -79,8 +82,12 @@ impl Inner {
                 namespace: Arc::clone(&namespace),
                 interface: Some(interface),
             };
-            let attachment = self.attach(network, request).await?;
+            let mut attachment = self.attach(network, request).await?;
             attached.push((Arc::clone(network), attachment.clone()));
+            self.add_link_locals(&namespace, endpoint, &mut attachment).await?;
+            if let Some(last) = attached.last_mut() {
+                last.1.clone_from(&attachment);
+            }
             if !endpoint.rate.is_none() {
                 self.limit_endpoint(&namespace, network, endpoint, &attachment).await?;
             }
@@ -134,7 +141,12 @@ impl Inner {
         };
         // An entry names the link by its number: it goes first.
         let redirected = self.redirect.remove(&attachment.endpoint).await;
-        let detached = redirected.and(self.driver(network).detach(request).await);
+        let netns = self.namespaces.path(&spec.sandbox);
+        let unlimited = match wait && attachment.host_interface.is_none() {
+            true => self.unlimit_endpoint(&netns, endpoint).await,
+            false => Ok(()),
+        };
+        let detached = redirected.and(self.driver(network).detach(request).await).and(unlimited);
         self.reaper.addresses(attachment.addresses.iter().map(ipnet::IpNet::addr));
         detached
     }
@@ -157,7 +169,9 @@ impl Inner {
             }
             return Ok(());
         };
-        let mut result = self.names.remove(sandbox).await;
+        let mut result = self.direct.remove(sandbox).await;
+        result = result.and(self.names.remove(sandbox).await);
+        self.host6.change(joined.forwards.clone(), Forwards::default()).await;
         result = result.and(self.firewall.remove_forwards(joined.forwards.clone()).await);
         for attachment in &joined.sandbox.attachments {
             let network = self.state().networks.get(&attachment.network).cloned();
@@ -209,7 +223,15 @@ impl Inner {
             namespace: Arc::clone(&namespace),
             interface: Some(interface),
         };
-        let attachment = self.attach(&network, request).await?;
+        let mut attachment = self.attach(&network, request).await?;
+        if let Err(e) = self.add_link_locals(&namespace, &endpoint, &mut attachment).await {
+            let mut spec = joined.spec.clone();
+            spec.endpoints.push(endpoint);
+            if let Err(also) = self.detach(&spec, &network, &attachment, true).await {
+                tracing::warn!(%sandbox, error = %also, "failed to take an endpoint back");
+            }
+            return Err(e);
+        }
         let (before, mut after, mut all) = (joined.spec.clone(), joined, attached.clone());
         after.spec.endpoints.push(endpoint.clone());
         after.sandbox.attachments.push(attachment.clone());
@@ -313,11 +335,15 @@ impl Inner {
     /// records the sandbox.
     async fn repoint(&self, mut joined: Joined, attached: &[Attached]) -> Result<(), NetError> {
         let wanted = plan::forwards(&joined.spec, attached);
-        self.firewall.remove_forwards(joined.forwards.without(&wanted)).await?;
-        self.firewall.add_forwards(wanted.without(&joined.forwards)).await?;
+        let (gone, new) = (joined.forwards.without(&wanted), wanted.without(&joined.forwards));
+        self.firewall.remove_forwards(gone.clone()).await?;
+        self.firewall.add_forwards(new.clone()).await?;
+        self.host6.change(gone, new).await;
         joined.forwards = wanted;
         self.tell_names(&joined).await?;
-        self.state().sandboxes.insert(joined.spec.sandbox.clone(), joined);
+        let sandbox = joined.spec.sandbox.clone();
+        self.state().sandboxes.insert(sandbox.clone(), joined);
+        self.direct(&sandbox).await;
         Ok(())
     }
 }

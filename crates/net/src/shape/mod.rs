@@ -5,12 +5,16 @@
 //! egress:  host <── veth1a2b3c4 ── (token bucket) eth0 : sandbox
 //! ```
 //!
+//! What comes in by a link without an end on the host: [`inward`].
+//!
 //! Be aware:
 //! - A link is limited where packets leave it, so what a sandbox sends is
 //!   limited inside, where a container with `NET_ADMIN` could lift the limit;
 //!   the next repair sets it again.
 //! - What waits for its turn is bounded in time, not in packets: TCP learns
 //!   of the limit by packets that are dropped or late.
+
+pub(crate) mod inward;
 
 use sampan_sys::netlink::{
     NetlinkError, Route, TokenBucket, delete_token_bucket, set_token_bucket,

@@ -16,7 +16,9 @@ use sampan_types::{NetworkId, SandboxId};
 
 use crate::config::{Attachment, BridgeConfig, DriverConfig, NetworkSpec};
 use crate::driver::Mark;
+use crate::firewall::is_own;
 use crate::manager::State;
+use crate::names::TABLE;
 
 /// What has to be compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,10 +29,22 @@ pub(crate) struct Scope {
     pub forwarding: bool,
     /// Our table.
     pub firewall: bool,
+    /// What direct ways of published ports depend on: rules of others, the
+    /// host's interfaces.
+    pub direct: bool,
+    /// Which addresses of IPv6 are the host's, and whether `::1` is answered.
+    pub own_addresses: bool,
     /// Links and addresses of these networks.
     pub networks: HashSet<NetworkId>,
     /// Endpoints of these sandboxes.
     pub sandboxes: HashSet<SandboxId>,
+    /// The ways past their bridges of these sandboxes' endpoints.
+    pub straight: HashSet<SandboxId>,
+    /// The ways to the name service inside of these sandboxes.
+    pub names: HashSet<SandboxId>,
+    /// Links of the host, by number, that lost a filter or a queue; whose they
+    /// are has to be found out.
+    pub links: HashSet<u32>,
 }
 
 impl Scope {
@@ -100,7 +114,19 @@ impl Known {
         for event in &heap.gone {
             self.change(state, event.namespace, &event.change, &mut scope);
         }
-        scope.firewall = heap.tables.iter().any(|t| self.is_ours(t));
+        for event in &heap.tables {
+            match event.namespace {
+                None => {
+                    scope.firewall |= self.is_ours(event);
+                    scope.direct |= self.is_theirs(event);
+                }
+                Some(number) if event.table == TABLE => {
+                    let sandbox = self.numbers.get(&number);
+                    scope.names.extend(sandbox.filter(|s| serves(state, s)).cloned());
+                }
+                Some(_) => {}
+            }
+        }
         scope
     }
 
@@ -110,6 +136,12 @@ impl Known {
         let rest = event.table.strip_prefix(&self.instance);
         matches!(rest, Some("" | "-policy"))
             && event.elements_of.as_deref().is_none_or(|set| !is_filled(set))
+    }
+
+    /// Whether an event is about rules of somebody else's. Elements of sets
+    /// don't make a table one that decides about packets.
+    fn is_theirs(&self, event: &TableEvent) -> bool {
+        event.elements_of.is_none() && !is_own(&self.instance, &event.table)
     }
 
     fn change(
@@ -122,6 +154,10 @@ impl Known {
         let Some(number) = namespace else { return self.host(state, change, scope) };
         let Some(sandbox) = self.numbers.get(&number) else { return };
         let Some(joined) = state.sandboxes.get(sandbox) else { return };
+        // Inside there are no filters of ours, and queues only with a limit.
+        if matches!(change, RouteChange::TrafficGone(_)) && joined.is_limited() {
+            scope.sandboxes.insert(sandbox.clone());
+        }
         if joined.sandbox.attachments.iter().any(|a| concerns(a, change)) {
             scope.sandboxes.insert(sandbox.clone());
         }
@@ -132,6 +168,7 @@ impl Known {
             RouteChange::Link(link) => self.host_link(state, link, false, scope),
             RouteChange::LinkGone(link) => self.host_link(state, link, true, scope),
             RouteChange::AddressGone(address) => {
+                scope.own_addresses |= address.address.addr().is_ipv6();
                 let networks = bridges(state).filter(|(_, c)| has_address(c, address.address));
                 scope.networks.extend(networks.map(|(n, _)| n.id.clone()));
             }
@@ -139,6 +176,7 @@ impl Known {
                 let networks = bridges(state).filter(|(_, c)| has_route(c, route));
                 scope.networks.extend(networks.map(|(n, _)| n.id.clone()));
             }
+            RouteChange::TrafficGone(link) => drop(scope.links.insert(*link)),
             RouteChange::Forwarding { on, .. } => scope.forwarding |= !on,
         }
     }
@@ -231,7 +269,10 @@ fn concerns(attachment: &Attachment, change: &RouteChange) -> bool {
     match change {
         RouteChange::Link(link) => is_ours(link) && !link.up,
         RouteChange::LinkGone(link) => is_ours(link),
-        RouteChange::AddressGone(gone) => attachment.addresses.contains(&gone.address),
+        RouteChange::AddressGone(gone) => {
+            attachment.addresses.contains(&gone.address)
+                || attachment.link_locals.contains(&gone.address)
+        }
         RouteChange::RouteGone(gone) => {
             let by_gateway = |g: IpAddr| gone.gateway == Some(g);
             let own_net = |a: &IpNet| gone.gateway.is_none() && gone.destination == Some(a.trunc());
@@ -242,8 +283,13 @@ fn concerns(attachment: &Attachment, change: &RouteChange) -> bool {
                     .iter()
                     .any(|r| r.destination == gone.destination && r.gateway == gone.gateway)
         }
-        RouteChange::Forwarding { .. } => false,
+        RouteChange::TrafficGone(_) | RouteChange::Forwarding { .. } => false,
     }
+}
+
+/// Whether names are answered in a sandbox.
+fn serves(state: &State, sandbox: &SandboxId) -> bool {
+    state.sandboxes.get(sandbox).is_some_and(|joined| joined.spec.dns.serves)
 }
 
 /// Whether a set of our tables is filled by the name service, with what

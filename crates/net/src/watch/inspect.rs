@@ -164,7 +164,7 @@ pub(crate) fn inside(sandbox: &SandboxId, attachments: &[Attachment], view: &Vie
         if !link.up {
             wrong(format!("interface {name} is switched off"));
         }
-        for address in &attachment.addresses {
+        for address in attachment.addresses.iter().chain(&attachment.link_locals) {
             let has = view.addresses.iter().any(|a| a.link == link.index && a.address == *address);
             if !has {
                 wrong(format!("interface {name} lacks the address {address}"));

@@ -46,7 +46,7 @@ pub struct Lab {
     pub outside: NetNs,
     pub bridge: NetworkId,
     pub config: NetConfig,
-    _dir: tempfile::TempDir,
+    pub _dir: tempfile::TempDir,
 }
 
 /// Runs a test as a host of its own; skips it, visibly, without root.
@@ -77,6 +77,11 @@ pub fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether a program can be run in the host.
+pub fn can(command: &str) -> bool {
+    Command::new("sh").args(["-c", command]).output().unwrap().status.success()
 }
 
 pub fn up() -> LinkChange<'static> {

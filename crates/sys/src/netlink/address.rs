@@ -228,6 +228,16 @@ pub fn replace_neighbour(neighbour: &Neighbour) -> Request {
     Request::new(m, format!("set neighbour {}", neighbour.address))
 }
 
+/// Makes a neighbour known for good: it is never asked for, and nobody else's
+/// word about it counts.
+#[must_use]
+pub fn pin_neighbour(neighbour: &Neighbour) -> Request {
+    let entry = (neighbour.link, neighbour.address);
+    let mut m = neighbour_message(libc::RTM_NEWNEIGH, REPLACE, libc::NUD_PERMANENT, entry);
+    m.raw(libc::NDA_LLADDR, &neighbour.mac);
+    Request::new(m, format!("pin neighbour {}", neighbour.address))
+}
+
 /// Forgets a neighbour.
 #[must_use]
 pub fn delete_neighbour(link: u32, address: IpAddr) -> Request {

@@ -16,6 +16,7 @@ mod attr;
 mod classifier;
 mod destinations;
 mod events;
+mod inward;
 mod link;
 mod listen;
 mod qdisc;
@@ -32,7 +33,8 @@ use thiserror::Error;
 
 pub use address::{
     AddressEntry, Neighbour, RouteEntry, add_address, add_local_route, add_route, delete_address,
-    delete_local_route, delete_neighbour, delete_route, replace_neighbour, replace_route,
+    delete_local_route, delete_neighbour, delete_route, pin_neighbour, replace_neighbour,
+    replace_route,
 };
 pub(crate) use attr::{Message, attributes, find, text, u16_be, u32_be};
 pub use classifier::{
@@ -41,6 +43,7 @@ pub use classifier::{
 };
 pub use destinations::Destination;
 pub use events::{RouteChange, RouteEvent, RouteEvents};
+pub use inward::{add_ifb, redirect_inward};
 pub use link::{
     Link, LinkChange, LinkRef, NewBridge, NewVeth, PortChange, PortState, add_bridge, add_veth,
     delete_group, delete_link, set_link, set_port, shut_port,

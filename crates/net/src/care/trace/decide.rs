@@ -11,7 +11,7 @@ use super::policies::Flow;
 use super::{Hop, Place, Trace, TraceRequest, Verdict};
 use crate::config::{Attachment, BridgeConfig, DriverConfig, GatewayMode, NetworkSpec};
 use crate::error::NetError;
-use crate::firewall::Forward;
+use crate::firewall::{Forward, LinkRule};
 use crate::ports::Protocol;
 
 /// A packet on its way.
@@ -202,6 +202,11 @@ impl<'a, K: Kernel> Walk<'a, K> {
             }
             return Next::Host(Some(network));
         };
+        if !config.icc && self.is_linked(from) {
+            let text = format!("network {}: a link opens the way, by the host", network.name);
+            self.push(place, text, Verdict::Passes);
+            return Next::Sandbox(owner, to);
+        }
         if !config.icc {
             let text = format!("network {} keeps its containers apart (icc off)", network.name);
             return self.stop(place, text);
@@ -210,6 +215,15 @@ impl<'a, K: Kernel> Walk<'a, K> {
         let text = format!("network {}: from {} to {}", network.name, port(from), port(to));
         self.push(place, text, Verdict::Passes);
         Next::Sandbox(owner, to)
+    }
+
+    /// Whether a link of the sender opens the port.
+    fn is_linked(&self, from: &Attachment) -> bool {
+        let Some((protocol, port)) = self.port else { return false };
+        let target = (self.destination, port).into();
+        let sender = |source| from.addresses.iter().any(|a| a.addr() == source);
+        let open = |l: &LinkRule| l.protocol == protocol && l.target == target && sender(l.source);
+        self.known().links.iter().any(open)
     }
 
     fn wrong_network(&self, network: &NetworkId) -> Option<String> {

@@ -1,6 +1,6 @@
 //! What the way of a packet is decided from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Place, TraceRequest};
 use crate::care::route_in;
 use crate::config::{Attachment, NetworkSpec};
 use crate::error::NetError;
-use crate::firewall::Forward;
+use crate::firewall::{Forward, LinkRule};
 use crate::manager::Inner;
 use crate::policy::PolicyRule;
 use crate::ports::Protocol;
@@ -64,6 +64,8 @@ pub(super) struct Instance {
     pub sandboxes: Vec<Known>,
     pub forwards: Vec<Forward>,
     pub policies: Vec<PolicyRule>,
+    /// What links open.
+    pub links: BTreeSet<LinkRule>,
     /// Chains of others that drop what is forwarded.
     pub dropping: Vec<OtherChain>,
     /// Whether the host forwards packets.
@@ -146,6 +148,7 @@ fn known(inner: &Inner) -> Instance {
         networks: state.networks.clone(),
         forwards: state.sandboxes.values().flat_map(|j| j.forwards.clone()).collect(),
         policies: state.policies.rules().to_vec(),
+        links: state.opened_links(),
         ..Instance::default()
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{
     Attachment, BridgeConfig, DriverConfig, EndpointSpec, GatewayMode, NetworkSpec, Subnet,
 };
 use crate::error::NetError;
-use crate::firewall::Forward;
+use crate::firewall::{Forward, LinkRule};
 use crate::policy::{Action, Direction, Peer, PolicyRule};
 use crate::ports::Protocol;
 
@@ -179,6 +179,14 @@ fn neighbours_meet_on_their_bridge() {
     ends(&trace(&fake), Verdict::Stops, "has no route back to 10.1.0.3");
     fake.change(1, |c| c.icc = false);
     ends(&trace(&fake), Verdict::Stops, "keeps its containers apart");
+    fake.no_way_back = false;
+    fake.instance.links.insert(LinkRule {
+        protocol: Protocol::Tcp,
+        source: "10.1.0.3".parse().unwrap(),
+        target: "10.1.0.2:80".parse().unwrap(),
+        owner: "c".into(),
+    });
+    ends(&trace(&fake), Verdict::Arrives, "listens at [::]:80");
 }
 
 #[test]

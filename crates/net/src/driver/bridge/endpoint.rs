@@ -152,6 +152,7 @@ impl<'a> Plan<'a> {
             host_interface: Some(host_interface),
             mac: Some(self.mac),
             addresses: self.addresses.clone(),
+            link_locals: Vec::new(),
             gateways: self.config.ways_out(&self.addresses),
             routes: self.config.neighbours(&self.addresses),
             mtu: self.config.mtu,

@@ -69,6 +69,7 @@ impl<'a> Plan<'a> {
             host_interface: None,
             mac: <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(MacAddr),
             addresses: self.addresses.clone(),
+            link_locals: Vec::new(),
             gateways: self.settings.common.ways_out(&self.addresses),
             routes,
             mtu: link.mtu,

@@ -13,7 +13,7 @@ use sampan_types::NetworkId;
 
 use super::{Mirror, Wanted, enforce};
 use crate::config::GatewayMode;
-use crate::firewall::{Forward, NetworkRules};
+use crate::firewall::{Forward, LinkRule, NetworkRules};
 use crate::ports::Protocol;
 
 /// A ruleset with what is said about it.
@@ -23,6 +23,7 @@ struct Page {
     text: &'static str,
     networks: Vec<NetworkRules>,
     forwards: Vec<Forward>,
+    links: Vec<LinkRule>,
     /// The host's own rules, which are obeyed.
     host: &'static str,
 }
@@ -40,6 +41,7 @@ fn network(name: &str, bridge: &str, subnets: &[&str]) -> NetworkRules {
         gateway_mode_ipv6: GatewayMode::Nat,
         host_ipv4: None,
         host_ipv6: None,
+        trusted: Vec::new(),
     }
 }
 
@@ -69,6 +71,11 @@ fn forward(protocol: Protocol, host: &str, target: &str) -> Forward {
     }
 }
 
+fn link(protocol: Protocol, source: &str, target: &str) -> LinkRule {
+    let (source, target) = (source.parse().unwrap(), target.parse().unwrap());
+    LinkRule { protocol, source, target, owner: Arc::from("c0ffeec0ffee") }
+}
+
 fn routed(protocol: Protocol, target: &str) -> Forward {
     let any = if target.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     Forward { routed: true, ..forward(protocol, any, target) }
@@ -81,6 +88,7 @@ fn of_networks() -> Vec<Page> {
         text,
         networks,
         forwards: vec![],
+        links: vec![],
         host: "",
     };
     vec![
@@ -121,6 +129,28 @@ fn of_networks() -> Vec<Page> {
              frames between them never get here; where br_netfilter hands them over, this rule \
              drops them. Published ports stay open to neighbours.",
             vec![blue(|n| n.icc = false)],
+        ),
+        Page {
+            links: vec![
+                link(Protocol::Tcp, "172.18.0.3", "172.18.0.2:80"),
+                link(Protocol::Tcp, "fd00:18::3", "[fd00:18::2]:80"),
+            ],
+            ..page(
+                "links",
+                "Links between containers that are kept from each other",
+                "A link opens the ports that its target exposes, one element of `links` or \
+                 `links6` each: protocol, source, destination and port. The host routes what the \
+                 two send each other, since the ports of the bridge stay isolated; answers are \
+                 known flows.",
+                vec![blue(|n| n.icc = false)],
+            )
+        },
+        page(
+            "trusted-interfaces",
+            "A network that trusts interfaces of the host",
+            "What enters the host by an interface that `trusted_host_interfaces` names reaches \
+             every port of the containers, by their own addresses.",
+            vec![blue(|n| n.trusted = vec!["eth1".to_owned()])],
         ),
         page(
             "no-masquerade",
@@ -167,6 +197,7 @@ fn of_ports() -> Vec<Page> {
                 n.gateway_mode_ipv6 = GatewayMode::Routed;
             })],
             forwards: vec![routed(tcp, "172.18.0.2:80"), routed(tcp, "[fd00:18::2]:80")],
+            links: vec![],
             host: "",
         },
         Page {
@@ -183,6 +214,7 @@ fn of_ports() -> Vec<Page> {
                 forward(tcp, "[::]:8081", "[fd00:18::2]:80"),
                 forward(udp, "[2001:db8::7]:53", "[fd00:18::2]:53"),
             ],
+            links: vec![],
             host: "",
         },
         Page {
@@ -194,6 +226,7 @@ fn of_ports() -> Vec<Page> {
                    through is led to the container.",
             networks: vec![default_bridge()],
             forwards: vec![forward(tcp, "0.0.0.0:8080", "172.17.0.2:80")],
+            links: vec![],
             host: "table ip filter {
                 chain INPUT {
                     type filter hook input priority filter; policy drop;
@@ -213,7 +246,8 @@ fn listed(page: Page) -> String {
         let _ = sampan_sys::sysctl::write("net/bridge/bridge-nf-call-ip6tables", "0");
         let forwards = page.forwards.into_iter().collect();
         let mirror = (!page.host.is_empty()).then(Mirror::default);
-        let mut wanted = Wanted { networks: page.networks, forwards, mirror, verified: None };
+        let (networks, links) = (page.networks, page.links.into_iter().collect());
+        let mut wanted = Wanted { networks, forwards, links, mirror, verified: None };
         if !page.host.is_empty() {
             let loaded = Command::new("nft").arg(page.host).output().unwrap();
             assert!(loaded.status.success(), "{loaded:?}");

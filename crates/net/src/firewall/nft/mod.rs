@@ -14,22 +14,26 @@
 mod forwards;
 #[cfg(test)]
 mod golden;
+mod links;
 mod mirror;
 mod networks;
 mod policy;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use sampan_sys::iptables::{LegacyChain, LegacyHook, legacy_chains};
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::nft::{Batch, Hook, Nft, Ruleset};
 use sampan_sys::sysctl;
 use sampan_types::NetworkId;
 
+pub(crate) use self::mirror::is_own;
 use self::mirror::{HostRules, Mirror};
 use super::{
-    BoxFuture, Exposure, Firewall, Forward, Forwards, NetworkRules, Policy, PolicyOutcome,
-    PolicySet,
+    BoxFuture, Exposure, Firewall, Forward, Forwards, LinkRule, NetworkRules, Policy,
+    PolicyOutcome, PolicySet,
 };
 use crate::error::NetError;
 use crate::flows::StaleFlows;
@@ -61,6 +65,8 @@ pub(crate) struct NftFirewall {
 struct Wanted {
     networks: Vec<NetworkRules>,
     forwards: Forwards,
+    /// What links open.
+    links: BTreeSet<LinkRule>,
     /// Copies of the host's rules, in tables beside it.
     mirror: Option<Mirror>,
     /// What was true when all of this was compared with the kernel and found
@@ -107,6 +113,7 @@ impl NftFirewall {
         let watch = mirror::Watch::start(&[port], relevant, renew).map_err(failed)?;
         // Somebody was faster: one is enough.
         let _ = self.watch.set(watch);
+        self.warn_of_legacy().await;
         Ok(())
     }
 
@@ -132,6 +139,34 @@ impl NftFirewall {
         Ok(rules)
     }
 
+    /// The chains of iptables-legacy that published ports pass, or would have to
+    /// obey.
+    async fn legacy(&self) -> Result<Vec<LegacyChain>, NetError> {
+        let read = self.worker.run(|_| legacy_chains()).await?;
+        let failed = |e: std::io::Error| NetError::kernel("look for iptables-legacy")(e.into());
+        let mut chains = read.map_err(failed)?;
+        chains.retain(|c| self.respects_host || c.hook == LegacyHook::Forward);
+        Ok(chains)
+    }
+
+    /// Says what published ports can't obey.
+    async fn warn_of_legacy(&self) {
+        match self.legacy().await {
+            Ok(chains) => {
+                for chain in chains.iter().filter(|c| c.hook == LegacyHook::Input) {
+                    let (table, chain) = (chain.table(), chain.hook.chain());
+                    tracing::warn!(
+                        table,
+                        chain,
+                        "published ports do not obey rules of iptables-legacy, which can't be \
+                         read; load them with iptables-nft"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "rules of iptables-legacy are not looked for"),
+        }
+    }
+
     /// Runs a change of what is wanted and of the kernel on the network
     /// thread.
     async fn change<T: Send + 'static>(
@@ -155,13 +190,14 @@ fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
 fn ruleset(wanted: &Wanted) -> Ruleset {
     let mut ruleset = networks::ruleset(&wanted.networks, answers_reach_loopback6());
     forwards::add_to(&mut ruleset, &wanted.forwards);
+    links::add_to(&mut ruleset, &wanted.links);
     ruleset
 }
 
 /// Whether a container's answer to something sent from `::1` comes back to
 /// it. With br_netfilter in the way the kernel takes the answer for a forged
 /// packet: its destination is `::1` already when it leaves the bridge.
-fn answers_reach_loopback6() -> bool {
+pub(crate) fn answers_reach_loopback6() -> bool {
     sysctl::read("net/bridge/bridge-nf-call-ip6tables").map_or(true, |value| value == "0")
 }
 
@@ -241,6 +277,7 @@ impl Firewall for NftFirewall {
                 let found = nft.dump(table)?.unwrap_or_default();
                 wanted.networks = networks;
                 wanted.forwards = forwards::read(&found);
+                wanted.links = links::read(&found);
                 if wanted.mirror.is_none() {
                     mirror::remove_all(nft, table)?;
                 }
@@ -260,6 +297,8 @@ impl Firewall for NftFirewall {
                     stale.added(&policy.forwards.without(&current.forwards));
                     current.networks = policy.networks;
                     current.forwards = policy.forwards;
+                    stale.unlinked(current.links.difference(&policy.links).cloned());
+                    current.links = policy.links;
                     Ok((enforce(nft, table, current)?, stale))
                 })
                 .await?;
@@ -280,6 +319,10 @@ impl Firewall for NftFirewall {
         Box::pin(self.change("look at the firewall", |nft, table, wanted| {
             Ok(nft.dump(table)? != Some(ruleset(wanted).sorted()))
         }))
+    }
+
+    fn respects_host(&self) -> bool {
+        self.respects_host
     }
 
     fn add_network(&self, rules: NetworkRules) -> BoxFuture<'_, Result<(), NetError>> {
@@ -363,11 +406,37 @@ impl Firewall for NftFirewall {
         })
     }
 
+    fn set_links(&self, links: BTreeSet<LinkRule>) -> BoxFuture<'_, Result<(), NetError>> {
+        Box::pin(async move {
+            let change = move |nft: &mut Nft, table: &str, wanted: &mut Wanted| {
+                let gone: BTreeSet<_> = wanted.links.difference(&links).cloned().collect();
+                let new: BTreeSet<_> = links.difference(&wanted.links).cloned().collect();
+                let mut stale = StaleFlows::default();
+                if gone.is_empty() && new.is_empty() {
+                    return Ok(stale);
+                }
+                let mut batch = Batch::new();
+                links::remove(&mut batch, table, &gone);
+                links::add(&mut batch, table, &new);
+                wanted.links = links;
+                stale.unlinked(gone.iter().cloned());
+                apply(nft, table, wanted, batch).inspect_err(|_| {
+                    wanted.links.retain(|l| !new.contains(l));
+                    wanted.links.extend(gone);
+                })?;
+                Ok(stale)
+            };
+            let stale = self.change("open the ways of links", change).await?;
+            self.reaper.flows(stale);
+            Ok(())
+        })
+    }
+
     fn exposure(&self, forwards: Vec<Forward>) -> BoxFuture<'_, Result<Vec<Exposure>, NetError>> {
         Box::pin(async move {
-            let rules = self.host_rules().await?;
-            let evaluate =
-                move || forwards.iter().map(|f| mirror::exposure(&rules, f)).collect::<Vec<_>>();
+            let (rules, legacy) = (self.host_rules().await?, self.legacy().await?);
+            let of = move |f: &Forward| mirror::exposure(&rules, &legacy, f);
+            let evaluate = move || forwards.iter().map(of).collect::<Vec<_>>();
             tokio::task::spawn_blocking(evaluate).await.map_err(|_| NetError::Stopped)
         })
     }

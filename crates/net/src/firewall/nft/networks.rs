@@ -20,6 +20,7 @@ use sampan_sys::nft::{
 };
 
 use super::forwards::{PUBLISHED, when_routed};
+use super::links::when_linked;
 use super::rules::{FAMILIES, When, by_interface, family_of, interface_jump};
 use crate::config::GatewayMode;
 use crate::firewall::NetworkRules;
@@ -205,6 +206,12 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
         let icmp = When::always().icmp(family);
         rules.push(icmp.verdict(chain, "errors and echoes, routed", Verdict::Accept));
     }
+    if !network.icc {
+        let linked = |family| {
+            when_linked(family, &network.bridge).verdict(chain, "links", Verdict::Accept)
+        };
+        rules.extend(families(network).map(linked));
+    }
     let (comment, verdict) = if network.icc {
         ("containers on the same network", Verdict::Accept)
     } else {
@@ -212,6 +219,10 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
     };
     let neighbours = When::always().enters_by(&network.bridge);
     rules.push(neighbours.verdict(chain, comment, verdict));
+    for interface in &network.trusted {
+        let from = When::always().enters_by(interface);
+        rules.push(from.verdict(chain, "from an interface that is trusted", Verdict::Accept));
+    }
     for family in open(network, &[GatewayMode::NatUnprotected]) {
         let all = When::always().of(family);
         rules.push(all.verdict(chain, "every port: not protected", Verdict::Accept));

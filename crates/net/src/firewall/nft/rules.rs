@@ -37,7 +37,7 @@ pub(super) fn family_of(address: IpAddr) -> Family {
 }
 
 /// Loads the source of a packet, which is known to be of `family`.
-fn source(family: Family, to: Register) -> Expr {
+pub(super) fn source(family: Family, to: Register) -> Expr {
     let (offset, length) = if family == Family::Ipv6 { (8, 16) } else { (12, 4) };
     Expr::payload(PayloadBase::Network, offset, length, to)
 }
