@@ -20,5 +20,5 @@ pub use event::{Actor, Event, EventType};
 pub use id::{
     ContainerId, EndpointId, ExecId, IdError, ImageId, NetworkId, SandboxId, looks_like_id_prefix,
 };
-pub use name::{ContainerName, NameError, NetworkName, PolicyName, VolumeName};
+pub use name::{ContainerName, NameError, NetworkName, PolicyName, SnapshotName, VolumeName};
 pub use time::{Timestamp, TimestampError};

@@ -87,6 +87,12 @@ name!(
     2
 );
 name!(
+    /// The name of a volume's snapshot.
+    SnapshotName,
+    "snapshot",
+    1
+);
+name!(
     /// A network policy's name.
     PolicyName,
     "policy",

@@ -79,6 +79,56 @@ pub enum VolumeError {
         /// Why, and what to do.
         reason: &'static str,
     },
+    /// An option's value is wrong.
+    #[error("create {name}: invalid option {option:?}: {reason}")]
+    OptionValue {
+        /// The volume's name.
+        name: String,
+        /// The option with its value.
+        option: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A program that is needed is not there.
+    #[error(
+        "create {name}: {tool} is needed to make the volume's file system, and is not there: \
+         install {package}"
+    )]
+    NoTool {
+        /// The volume's name.
+        name: String,
+        /// The program.
+        tool: &'static str,
+        /// What distributions call the package that has it.
+        package: &'static str,
+    },
+    /// The secret of an encrypted volume can't be had.
+    #[error("the key of volume {name} can't be had from {from}: {source}")]
+    Key {
+        /// The volume's name.
+        name: String,
+        /// Where it should come from.
+        from: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is not the secret that the volume was made with.
+    #[error(
+        "wrong passphrase or key for volume {name}: it was encrypted with another one. Nothing \
+         was mounted"
+    )]
+    WrongKey {
+        /// The volume's name.
+        name: String,
+    },
+    /// The volume's limit can't be changed like this.
+    #[error("resize {name}: {reason}")]
+    CannotResize {
+        /// The volume's name.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The volume is mounted by somebody.
     #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
     InUse {
@@ -86,6 +136,106 @@ pub enum VolumeError {
         name: String,
         /// Who has it mounted.
         users: Vec<String>,
+    },
+    /// The driver keeps volumes and can't do more with them.
+    #[error(
+        "{operation} {name}: volume driver {driver:?} has no such operation; volumes of the \
+         local driver have"
+    )]
+    NoCare {
+        /// What was to be done.
+        operation: &'static str,
+        /// The volume's name.
+        name: String,
+        /// Its driver.
+        driver: String,
+    },
+    /// The volume has no such snapshot.
+    #[error(
+        "get {volume}@{snapshot}: no such snapshot; `sampan volume snapshot ls {volume}` lists them"
+    )]
+    NoSnapshot {
+        /// The volume.
+        volume: String,
+        /// The snapshot that was asked for.
+        snapshot: String,
+    },
+    /// The snapshot exists.
+    #[error(
+        "snapshot {volume}: it has a snapshot {snapshot:?} already: choose another name, or \
+         remove it first"
+    )]
+    SnapshotExists {
+        /// The volume.
+        volume: String,
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// The new name belongs to a volume.
+    #[error("{operation} {name}: there is a volume {to:?} already: choose another name")]
+    Taken {
+        /// What was to be done.
+        operation: &'static str,
+        /// With which volume.
+        name: String,
+        /// The name that is taken.
+        to: String,
+    },
+    /// Somebody has the volume mounted who would be pulled the rug.
+    #[error("{operation} {name}: it is mounted by [{}]: stop them first", users.join(", "))]
+    Mounted {
+        /// What was to be done.
+        operation: &'static str,
+        /// The volume's name.
+        name: String,
+        /// Who has it mounted.
+        users: Vec<String>,
+    },
+    /// The volume's content is being copied.
+    #[error("{operation} {name}: its content is being copied: try again when that is done")]
+    Busy {
+        /// What was to be done.
+        operation: &'static str,
+        /// The volume's name.
+        name: String,
+    },
+    /// The operation makes no sense for what the volume is.
+    #[error("{operation} {name}: {reason}")]
+    Refused {
+        /// What was to be done.
+        operation: &'static str,
+        /// The volume's name.
+        name: String,
+        /// Why not, and what to do.
+        reason: &'static str,
+    },
+    /// The copy was told to stop.
+    #[error("copying to {} was stopped; nothing of it is kept", path.display())]
+    Stopped {
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// There is no room.
+    #[error(
+        "copy {}: the file system is full; nothing of the copy is kept. Make room, or move \
+         the data root to a larger disk: {source}",
+        path.display()
+    )]
+    Full {
+        /// What was being copied.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A plugin failed in what was asked of it.
+    #[error("{operation} {name}: {source}")]
+    Plugin {
+        /// What was asked.
+        operation: &'static str,
+        /// Of which volume.
+        name: String,
+        /// Its answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The options' mount failed.
     #[error(
@@ -127,12 +277,6 @@ pub enum VolumeError {
         /// What is wrong.
         source: serde_json::Error,
     },
-    /// Something nests too deeply to be copied.
-    #[error("copying the image's content into the volume: {} is nested too deeply", path.display())]
-    TooDeep {
-        /// The directory.
-        path: PathBuf,
-    },
     /// The file system refused.
     #[error("{operation} {}: {source}", path.display())]
     Io {
@@ -166,17 +310,31 @@ fn plain(error: &io::Error) -> String {
 impl Kind for VolumeError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. } | Self::NoDriver { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } | Self::NoDriver { .. } | Self::NoSnapshot { .. } => {
+                ErrorKind::NotFound
+            }
             Self::InvalidName { .. }
             | Self::NameTooShort { .. }
             | Self::InvalidOption { .. }
+            | Self::OptionValue { .. }
             | Self::MissingOption { .. } => ErrorKind::InvalidParameter,
-            Self::Unsupported { .. } => ErrorKind::NotImplemented,
-            Self::InUse { .. } | Self::DriverConflict { .. } => ErrorKind::Conflict,
+            Self::WrongKey { .. } => ErrorKind::Forbidden,
+            Self::NoTool { .. } | Self::Unsupported { .. } | Self::NoCare { .. } => ErrorKind::NotImplemented,
+            Self::InUse { .. }
+            | Self::DriverConflict { .. }
+            | Self::SnapshotExists { .. }
+            | Self::Taken { .. }
+            | Self::Mounted { .. }
+            | Self::Busy { .. }
+            | Self::CannotResize { .. }
+            | Self::Refused { .. } => ErrorKind::Conflict,
             Self::Mount { .. }
+            | Self::Plugin { .. }
             | Self::Address { .. }
             | Self::Record { .. }
-            | Self::TooDeep { .. }
+            | Self::Key { .. }
+            | Self::Stopped { .. }
+            | Self::Full { .. }
             | Self::Io { .. } => ErrorKind::System,
         }
     }

@@ -1,8 +1,36 @@
 //! The fault points of volumes, see [`sampan_sys::fault`].
 
 /// All of them. Each is before or after one side effect.
-pub const POINTS: &[&str] =
-    &["volume-create:after-content", "volume-create:after-rename", "volume-remove:after-rename"];
+pub const POINTS: &[&str] = &[
+    "volume-create:after-content",
+    "volume-create:after-directory",
+    "volume-create:after-key",
+    "volume-create:after-image",
+    "volume-create:after-format",
+    "volume-create:after-rename",
+    "volume-remove:after-rename",
+    "volume-remove:after-unmount",
+    "volume-remove:after-content",
+    "volume-copy-up:after-mark",
+    "volume-copy-up:after-content",
+    "volume-mount:after-device",
+    "volume-mount:after-mount",
+    "volume-mount:after-key",
+    "volume-unmount:after-unmount",
+    "volume-resize:after-record",
+    "volume-resize:after-image",
+    "volume-resize:after-device",
+    "volume-resize:after-resize",
+    "volume-snapshot:after-content",
+    "volume-snapshot:after-rename",
+    "volume-snapshot:after-gone",
+    "volume-clone:after-content",
+    "volume-clone:after-rename",
+    "volume-restore:after-content",
+    "volume-restore:after-exchange",
+    "volume-restore:after-record",
+    "volume-rename:after-rename",
+];
 
 /// Marks a place before or after a side effect.
 macro_rules! fault {

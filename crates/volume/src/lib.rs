@@ -12,14 +12,19 @@
 //!   mounted right now.
 #![forbid(unsafe_code)]
 
+mod care;
 mod copy;
 mod driver;
 mod error;
 pub mod fault;
 pub mod local;
+mod plugin;
 mod volumes;
 
-pub use copy::copy_up;
-pub use driver::{BoxFuture, Driver};
+pub use care::{Care, CloneSource, CloneSpec, Snapshot};
+pub use copy::watch::{Progress, StopOnDrop, Watch};
+pub use copy::{copy_tree, copy_tree_with, copy_up};
+pub use driver::{BoxFuture, Details, Driver};
 pub use error::VolumeError;
+pub use local::Usage;
 pub use volumes::{ANONYMOUS_LABEL, Created, Volume, VolumeSpec, Volumes};

@@ -1,32 +1,37 @@
-//! Copying a directory of an image into an empty volume.
+//! Copying trees of files: an image's directory into an empty volume, a
+//! volume into its clone.
 //!
 //! Be aware:
-//! - The image is hostile input. The source is opened below the rootfs with
-//!   `openat2(RESOLVE_IN_ROOT)`; from there on everything is reached through
-//!   descriptors of directories, and no link is ever followed.
-//! - Owner, mode, times, extended attributes and hard links are kept; devices,
-//!   pipes and sockets are made anew.
+//! - The source is hostile: an image, or a volume in which containers write
+//!   while it is copied. Everything is reached through descriptors of
+//!   directories, no link is followed, only what was seen to be a regular file
+//!   is opened, and what vanishes meanwhile is left out.
+//! - Owner, mode, times, extended attributes (access lists and capabilities
+//!   are such), holes and hard links are kept; devices, pipes and sockets are
+//!   made anew. Content is shared between the copies where the file system
+//!   can (`FICLONE`).
+//! - A directory gets its attributes when all in it is done: what is made
+//!   inside changes its times, and its default access list would change that.
 
-use std::collections::HashMap;
-use std::ffi::CStr;
-use std::fs::File;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+mod attributes;
+mod content;
+mod entry;
+mod node;
+pub(crate) mod watch;
+mod worker;
 
-use rustix::fs::{
-    self as rfs, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec,
-    Timestamps, Uid, XattrFlags,
-};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{self as rfs, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use self::watch::Watch;
 use crate::VolumeError;
 
-/// Directories nested deeper than this are refused: three descriptors are open
-/// for each level.
-const MAX_DEPTH: usize = 200;
+/// How many threads copy at most. Two keep a small machine busy; more than
+/// four only wait for the directory's and the journal's locks.
+const MOST_THREADS: usize = 4;
 
 /// Fills the directory `target`, when it is empty, with what is at `inside`
 /// below `rootfs`, and gives it that directory's owner, mode and times. Does
@@ -34,7 +39,7 @@ const MAX_DEPTH: usize = 200;
 /// Blocks.
 ///
 /// # Errors
-/// Those of the file system, and [`VolumeError::TooDeep`].
+/// Those of the file system.
 pub fn copy_up(rootfs: &Path, inside: &Path, target: &Path) -> Result<(), VolumeError> {
     if !is_empty(target)? {
         return Ok(());
@@ -43,6 +48,61 @@ pub fn copy_up(rootfs: &Path, inside: &Path, target: &Path) -> Result<(), Volume
         Some(source) => copy_from(&source, inside, target),
         None => Ok(()),
     }
+}
+
+/// Copies all of the directory `source` with its attributes to the empty
+/// directory `target`. Blocks.
+///
+/// # Errors
+/// Those of the file system, [`VolumeError::Full`] and, when `watch` says so,
+/// [`VolumeError::Stopped`]. What was copied until then stays.
+pub fn copy_tree(source: &Path, target: &Path, watch: &Watch) -> Result<(), VolumeError> {
+    let from = open_dir(source)?;
+    copy_with(&from, source, target, watch, threads())
+}
+
+/// As [`copy_tree`], with so many threads at most; for measurements.
+///
+/// # Errors
+/// See [`copy_tree`].
+#[doc(hidden)]
+pub fn copy_tree_with(source: &Path, target: &Path, most: usize) -> Result<(), VolumeError> {
+    let from = open_dir(source)?;
+    copy_with(&from, source, target, &Watch::default(), most)
+}
+
+/// Copies the bytes of one file, shared where the file system can, to a new
+/// one that only the owner may read. Blocks.
+///
+/// # Errors
+/// As [`copy_tree`].
+pub(crate) fn copy_file(from: &Path, to: &Path, watch: &Watch) -> Result<(), VolumeError> {
+    let failed = |e: Errno| match e {
+        Errno::NOSPC | Errno::DQUOT => VolumeError::Full { path: to.to_owned(), source: e.into() },
+        e => VolumeError::io("copy", from)(e.into()),
+    };
+    let source = rfs::open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let target = rfs::open(to, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    let stat = rfs::fstat(&source).map_err(failed)?;
+    watch.set_total(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+    let mut buffer = vec![0; content::BUFFER];
+    let mut copied = |bytes| {
+        watch.add(bytes, 0);
+        if watch.is_stopped() { Err(Errno::CANCELED) } else { Ok(()) }
+    };
+    let done = content::copy(
+        source.as_fd(),
+        target.as_fd(),
+        &stat,
+        &content::Reflink::default(),
+        &mut buffer,
+        &mut copied,
+    );
+    watch.check(to)?;
+    done.map_err(failed)?;
+    watch.add(0, 1);
+    Ok(())
 }
 
 /// Whether a directory holds nothing; a file system's own `lost+found` counts.
@@ -69,192 +129,29 @@ pub(crate) fn open_inside(rootfs: &Path, inside: &Path) -> Result<Option<OwnedFd
 /// Copies all of the directory `source`, which errors call `shown`, to the
 /// empty directory `target`.
 pub(crate) fn copy_from(source: &OwnedFd, shown: &Path, target: &Path) -> Result<(), VolumeError> {
+    copy_with(source, shown, target, &Watch::default(), threads())
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, MOST_THREADS)
+}
+
+fn copy_with(
+    source: &OwnedFd,
+    shown: &Path,
+    target: &Path,
+    watch: &Watch,
+    threads: usize,
+) -> Result<(), VolumeError> {
+    let from = source.try_clone().map_err(VolumeError::io("open", shown))?;
+    let to = open_dir(target)?;
+    worker::run(from, to, &worker::Job { shown, watch, threads })
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, VolumeError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rfs::open(target, flags, Mode::empty())
-        .map_err(|e| VolumeError::io("open", target)(e.into()))?;
-    let mut copy = Copy { root: root.as_fd(), links: HashMap::new(), path: PathBuf::new(), shown };
-    copy.directory(source.as_fd(), root.as_fd(), 0)
+    rfs::open(path, flags, Mode::empty()).map_err(|e| VolumeError::io("open", path)(e.into()))
 }
 
-/// One copy that is under way.
-struct Copy<'a> {
-    /// The volume's root.
-    root: BorrowedFd<'a>,
-    /// Where a file with several names was copied to first, below the root.
-    links: HashMap<(u64, u64), PathBuf>,
-    /// Where we are, below the root.
-    path: PathBuf,
-    /// The source's name in errors.
-    shown: &'a Path,
-}
-
-impl Copy<'_> {
-    fn failed(&self, operation: &'static str) -> impl FnOnce(Errno) -> VolumeError + use<> {
-        let path = self.shown.join(&self.path);
-        move |e| VolumeError::io(operation, path)(e.into())
-    }
-
-    fn directory(
-        &mut self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        depth: usize,
-    ) -> Result<(), VolumeError> {
-        if depth > MAX_DEPTH {
-            return Err(VolumeError::TooDeep { path: self.shown.join(&self.path) });
-        }
-        let entries = Dir::read_from(from).map_err(self.failed("read the image's"))?;
-        for entry in entries {
-            let entry = entry.map_err(self.failed("read the image's"))?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            self.path.push(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            self.entry(from, to, name, depth)?;
-            self.path.pop();
-        }
-        // Last: what is made inside changes the times.
-        let stat = rfs::fstat(from).map_err(self.failed("examine the image's"))?;
-        copy_attributes(from, to, &stat).map_err(self.failed("copy the attributes of"))
-    }
-
-    fn entry(
-        &mut self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        name: &CStr,
-        depth: usize,
-    ) -> Result<(), VolumeError> {
-        let stat = rfs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(self.failed("examine the image's"))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::Directory {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let failed = self.failed("copy");
-            let opened = (|| {
-                let inner = rfs::openat(from, name, flags, Mode::empty())?;
-                rfs::mkdirat(to, name, Mode::RWXU)?;
-                Ok((inner, rfs::openat(to, name, flags, Mode::empty())?))
-            })();
-            let (inner, made) = opened.map_err(failed)?;
-            return self.directory(inner.as_fd(), made.as_fd(), depth + 1);
-        }
-        if stat.st_nlink > 1 {
-            let key = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.links.get(&key) {
-                return rfs::linkat(self.root, first, to, name, AtFlags::empty())
-                    .map_err(self.failed("link"));
-            }
-            self.links.insert(key, self.path.clone());
-        }
-        match kind {
-            FileType::RegularFile => copy_file(from, to, name, &stat),
-            FileType::Symlink => copy_symlink(from, to, name, &stat),
-            _ => copy_node(to, name, kind, &stat),
-        }
-        .map_err(self.failed("copy"))
-    }
-}
-
-fn copy_file(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &CStr,
-    stat: &Stat,
-) -> Result<(), Errno> {
-    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let mut source = File::from(rfs::openat(from, name, read, Mode::empty())?);
-    let mut target = File::from(rfs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
-    // Stays in the kernel: copy_file_range, sendfile.
-    io::copy(&mut source, &mut target).map_err(errno)?;
-    copy_attributes(source.as_fd(), target.as_fd(), stat)
-}
-
-fn copy_symlink(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &CStr,
-    stat: &Stat,
-) -> Result<(), Errno> {
-    let link = rfs::readlinkat(from, name, Vec::new())?;
-    rfs::symlinkat(link.as_c_str(), to, name)?;
-    set_owner_and_times(to, name, stat)
-}
-
-fn copy_node(to: BorrowedFd<'_>, name: &CStr, kind: FileType, stat: &Stat) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    rfs::mknodat(to, name, kind, mode, stat.st_rdev)?;
-    set_owner_and_times(to, name, stat)?;
-    // After the owner: a change of owner clears bits. The name can't be a link.
-    rfs::chmodat(to, name, mode, AtFlags::empty())
-}
-
-fn set_owner_and_times(to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), Errno> {
-    let (uid, gid) = owner(stat);
-    rfs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    rfs::utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-/// Owner, extended attributes, mode, times: in this order, because a change
-/// of owner clears capabilities and the set-user-id bit.
-fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
-    let (uid, gid) = owner(stat);
-    rfs::fchown(to, uid, gid)?;
-    copy_xattrs(from, to)?;
-    rfs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
-    rfs::futimens(to, &times(stat))
-}
-
-fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut names = vec![0u8; 1024];
-    let length = loop {
-        match rfs::flistxattr(from, &mut names[..]) {
-            Ok(length) => break length,
-            Err(Errno::RANGE) if names.len() < 1 << 20 => names.resize(names.len() * 2, 0),
-            Err(Errno::NOTSUP) => return Ok(()),
-            Err(e) => return Err(e),
-        }
-    };
-    for name in names[..length].split_inclusive(|b| *b == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        // Overlay's own marks describe the layers, not the content.
-        let bytes = name.to_bytes();
-        if bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.") {
-            continue;
-        }
-        let mut value: Vec<MaybeUninit<u8>> = vec![MaybeUninit::uninit(); 1 << 16];
-        let (value, _) = match rfs::fgetxattr(from, name, &mut value[..]) {
-            Ok(parts) => parts,
-            // Gone meanwhile, or not ours to read.
-            Err(Errno::NODATA | Errno::NOTSUP) => continue,
-            Err(e) => return Err(e),
-        };
-        match rfs::fsetxattr(to, name, value, XattrFlags::empty()) {
-            // The volume's file system can't hold it: a tmpfs with user.*.
-            Err(Errno::NOTSUP) => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let spec = |seconds, nanos: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanos).unwrap_or(0),
-    };
-    Timestamps {
-        last_access: spec(stat.st_atime, stat.st_atime_nsec),
-        last_modification: spec(stat.st_mtime, stat.st_mtime_nsec),
-    }
-}
-
-fn errno(e: io::Error) -> Errno {
-    e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
-}
+#[cfg(test)]
+mod tests;
