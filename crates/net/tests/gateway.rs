@@ -10,7 +10,9 @@ use lab::{
     Container, GATEWAY, HOST, Lab, OUTSIDE, ask, ask_from_host, ask_udp, network, network_with,
     sandbox, serve, sh, udp,
 };
-use sampan_net::{BridgeConfig, EndpointSpec, GatewayMode, NetworkSpec, SandboxSpec, Subnet};
+use sampan_net::{
+    BridgeConfig, EndpointSpec, GatewayMode, NetConfig, NetworkSpec, SandboxSpec, Subnet,
+};
 use sampan_types::EndpointId;
 
 /// The host's address and the outside's on the LAN.
@@ -132,7 +134,7 @@ fn networks_are_kept_apart_by_ipv6() {
 fn what_cannot_be_answered_is_refused_at_once() {
     lab::run(|| async {
         filter_bridged_ipv6(true);
-        let lab = Lab::new().await;
+        let lab = Lab::with(|c| NetConfig { host_ipv6_ports: false, ..c }).await;
         let blue = blue(|_| {});
         lab.networks.create_network(blue.clone()).await.unwrap();
         let _web = started(&lab, &on(&blue, 2, &["8080:80", "[::]:8080:80"])).await;
