@@ -1,6 +1,6 @@
 //! Published ports that obey the host's own firewall, and what is said about
 //! who can reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod lab;
 
@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use lab::{Container, HOST, HOST6, Lab, OUTSIDE, ask, ask_from_host, network, sh, with_subnets};
-use sampan_net::{Exposure, SandboxSpec};
+use sampan_net::{Exposure, Finding, SandboxSpec, Severity};
 
 fn says(address: impl ToString) -> Option<String> {
     Some(address.to_string())
@@ -71,6 +71,35 @@ fn a_port_that_the_host_drops_is_dropped() {
         within_a_second(&lab, 8080, says(OUTSIDE)).await;
         within_a_second(&lab, 8082, says(OUTSIDE)).await;
         assert!(!sh("nft list tables").contains("host-mine"));
+    });
+}
+
+#[test]
+fn rules_of_iptables_legacy_are_named() {
+    lab::run(|| async {
+        let lab = obedient().await;
+        let spec = lab.spec("172.17.0.2", &["8080:80"]);
+        let _web = started(&lab, &spec).await;
+        if !lab::can("iptables-legacy -S") {
+            println!("skipped: no iptables-legacy here");
+            return;
+        }
+        assert_eq!(exposures(&lab, &spec).await, ["everyone"], "empty tables mean nothing");
+        sh("iptables-legacy -A INPUT -p tcp --dport 8080 -j DROP");
+        let unknown = "unknown: rules of iptables-legacy are not read (ip filter INPUT)";
+        assert_eq!(exposures(&lab, &spec).await, [unknown]);
+        let found = lab.networks.check(None).await.unwrap();
+        let named = |f: &Finding| f.text.contains("iptables-legacy") && f.text.contains("INPUT");
+        assert!(found.iter().any(named), "{found:?}");
+        // What is known to be stopped stays known.
+        sh("nft 'table inet mine { chain on { type filter hook forward priority 0; drop; }; }'");
+        assert_eq!(exposures(&lab, &spec).await, ["blocked by inet mine on"]);
+        sh("nft delete table inet mine; iptables-legacy -F INPUT");
+        assert_eq!(exposures(&lab, &spec).await, ["everyone"]);
+        sh("iptables-legacy -P FORWARD DROP");
+        let found = lab.networks.check(None).await.unwrap();
+        let named = |f: &Finding| f.severity == Severity::Error && f.text.contains("FORWARD");
+        assert!(found.iter().any(named), "{found:?}");
     });
 }
 

@@ -31,6 +31,8 @@ pub enum Request {
     Remove(SandboxId),
     /// These are all sandboxes.
     Restore(Vec<SandboxNames>),
+    /// Compare what leads to the sockets in these sandboxes, and restore it.
+    Verify(Vec<SandboxId>),
     /// These are all sets that are filled.
     Fill(Vec<NameSet>),
     /// Say how things are.
@@ -53,6 +55,11 @@ pub enum Response {
     Done {
         /// Whether anything was different.
         changed: bool,
+    },
+    /// What led to the sockets was different in these sandboxes.
+    Verified {
+        /// The sandboxes.
+        restored: Vec<SandboxId>,
     },
     /// It could not be done.
     Failed {

@@ -50,6 +50,42 @@ fn a_flushed_ruleset_is_restored_under_traffic() {
 }
 
 #[test]
+fn the_way_to_the_name_service_comes_back() {
+    let name = "the_way_to_the_name_service_comes_back";
+    let Some((_lan, h)) = host_with(name, &["--metrics-addr", "127.0.0.1:9323"]) else { return };
+    h.docker("network create shop");
+    h.docker("run -d --name ww --network shop busybox sleep 1d");
+    h.docker("run -d --name cc --network shop busybox sleep 1d");
+    let pid = field(&h, "cc", "{{.State.Pid}}");
+    let asks = || h.run("docker exec cc nslookup ww").code == 0;
+    let rules = || h.sh(&format!("nsenter -t {pid} -n nft list ruleset"));
+    eventually("an answer", SOON, || asks().then_some(()));
+    let before = rules();
+    // Where they are depends on the kernel.
+    let table = h.sh(&format!("nsenter -t {pid} -n nft list tables"));
+    let table = table.trim_start_matches("table ").trim();
+    let chain = before.lines().find_map(|l| l.trim().strip_prefix("chain ")?.split(' ').next());
+    let rules_count = before.lines().count();
+    for damage in [
+        "nft flush ruleset",
+        &format!("nft delete table {table}"),
+        &format!("nft flush table {table}"),
+        &format!("nft insert rule {table} {} drop", chain.unwrap_or_default()),
+    ] {
+        h.sh(&format!("nsenter -t {pid} -n {damage}"));
+        // Well before the next comparison of everything.
+        eventually(damage, SOON, || {
+            (rules().lines().count() == rules_count && asks()).then_some(())
+        });
+    }
+    h.sh(&format!("nsenter -t {pid} -n nft add table inet theirs"));
+    h.sh(&format!("nsenter -t {pid} -n nft delete table inet theirs"));
+    let metrics = h.sh("curl -s http://127.0.0.1:9323/metrics");
+    has(&metrics, &["sampan_network_repairs_total{kind=\"names\"} 4"]);
+    has(&metrics, &["sampan_network_event_overruns_total 0"]);
+}
+
+#[test]
 fn check_stats_and_trace_say_how_it_is() {
     let Some((_lan, h)) = host_with("check_stats_and_trace_say_how_it_is", &[]) else { return };
     h.docker("network create shop");

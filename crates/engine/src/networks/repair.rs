@@ -1,7 +1,12 @@
 //! Telling of what the networks' watcher restored: an event and a count for
 //! each repair.
 
-use sampan_net::Repair;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use sampan_net::{Networks, Repair};
 use sampan_types::EventType;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -9,6 +14,19 @@ use crate::Engine;
 
 /// The actor of repairs that are of no network: rules, forwarding.
 const HOST: &str = "host";
+
+/// The metric of events that were lost.
+#[derive(Debug)]
+struct Overruns(Networks);
+
+impl Collector for Overruns {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counter = ConstCounter::new(self.0.overruns());
+        let help = "How often events of the kernel were lost and everything was compared";
+        let kind = counter.metric_type();
+        counter.encode(encoder.encode_descriptor("network_event_overruns", help, None, kind)?)
+    }
+}
 
 impl Engine {
     /// Lets the networks' manager watch the kernel from now on. Without it,
@@ -19,6 +37,8 @@ impl Engine {
             tracing::error!(%error, "networks are not watched: what somebody removes is not restored");
             return;
         }
+        let overruns = Box::new(Overruns(self.networks().clone()));
+        self.metrics().register(|registry| registry.register_collector(overruns));
         let (engine, stop) = (self.clone(), self.inner.stop.clone());
         self.inner.tasks.spawn(async move {
             loop {

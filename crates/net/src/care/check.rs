@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sampan_sys::iptables::{LegacyChain, LegacyHook, legacy_chains};
 use sampan_sys::netlink::Destination;
 use sampan_sys::nft::OtherChain;
 use sampan_sys::{arp, netns, sysctl};
@@ -80,6 +81,7 @@ async fn host(inner: &Inner) -> Result<Host, NetError> {
         findings.extend(forwarding());
     }
     findings.extend(uplink(inner, &view));
+    findings.extend(legacy(inner).await?);
     Ok((findings, Taken::all(&view, destinations), chains))
 }
 
@@ -162,6 +164,50 @@ fn others(chains: &[OtherChain], instance: &str, filtered: bool) -> Vec<Finding>
         findings.push(Finding::warning(Subject::Host, text));
     }
     findings
+}
+
+/// Rules of iptables-legacy, which nothing else here knows of.
+async fn legacy(inner: &Inner) -> Result<Vec<Finding>, NetError> {
+    let respects = inner.firewall().respects_host();
+    match inner.worker.run(|_| legacy_chains()).await? {
+        Ok(chains) => Ok(chains.iter().filter_map(|chain| unread(chain, respects)).collect()),
+        Err(e) => {
+            let text = format!("rules of iptables-legacy can't be looked for: {e}");
+            Ok(vec![Finding::warning(Subject::Host, text)])
+        }
+    }
+}
+
+fn unread(chain: &LegacyChain, respects: bool) -> Option<Finding> {
+    let (table, name) = (chain.table(), chain.hook.chain());
+    let remedy = "load its rules with iptables-nft (update-alternatives --config iptables)";
+    let found = match (chain.hook, chain.drops) {
+        (LegacyHook::Forward, true) => Finding::error(
+            Subject::Host,
+            format!(
+                "chain {name} of table {table} of iptables-legacy drops what its rules do not \
+                 accept: packets from and to containers among them; let it accept what enters or \
+                 leaves by the bridges"
+            ),
+        ),
+        (LegacyHook::Forward, false) => Finding::warning(
+            Subject::Host,
+            format!(
+                "chain {name} of table {table} of iptables-legacy has rules, which are not read: \
+                 what they do to packets of containers is not known here; {remedy}"
+            ),
+        ),
+        (LegacyHook::Input, _) if respects => Finding::warning(
+            Subject::Host,
+            format!(
+                "published ports do not obey chain {name} of table {table}: rules of \
+                 iptables-legacy are not read; {remedy}"
+            ),
+        ),
+        // Not obeyed whatever the tool.
+        (LegacyHook::Input, _) => return None,
+    };
+    Some(found)
 }
 
 async fn firewall(inner: &Inner) -> Option<Finding> {

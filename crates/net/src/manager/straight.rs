@@ -60,6 +60,32 @@ impl Inner {
         }
     }
 
+    /// Compares the ways past a bridge of some sandboxes, and restores what
+    /// somebody took away.
+    pub(super) async fn verify_straight(&self, sandboxes: &[SandboxId], repairs: &mut Repairs) {
+        let turn = self.redirect.turn().await;
+        let (mut endpoints, mut owners) = (Vec::new(), HashMap::new());
+        for sandbox in sandboxes {
+            let joined = self.state().sandboxes.get(sandbox).cloned();
+            let Some(joined) = joined else { continue };
+            let attached = super::sandbox::attached(&self.state(), &joined);
+            for endpoint in self.straight(&joined.spec, &attached) {
+                owners.insert(endpoint.endpoint.clone(), sandbox);
+                endpoints.push(endpoint);
+            }
+        }
+        match turn.verify(endpoints).await {
+            Ok(restored) => repairs.restored.extend(restored.iter().filter_map(|endpoint| {
+                let what = format!("straight way by {}", endpoint.link);
+                let mut repair =
+                    Repair::inside(RepairKind::Redirect, owners.get(&endpoint.endpoint)?, what);
+                repair.network = Some(endpoint.network.clone());
+                Some(repair)
+            })),
+            Err(e) => repairs.failed.push(e.to_string()),
+        }
+    }
+
     fn straight(&self, spec: &SandboxSpec, attached: &[Attached]) -> Vec<Straight> {
         let of = |(network, attachment): &Attached| {
             let endpoint = spec.endpoints.iter().find(|e| e.endpoint == attachment.endpoint)?;

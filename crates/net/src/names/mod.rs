@@ -7,4 +7,4 @@ mod service;
 
 pub use hosts::{HostsInput, hostname_file, hosts_file};
 pub use resolv::{ResolvConf, ResolvInput, resolv_conf};
-pub use service::{BoxFuture, EndpointNames, NameService, NameSet, NoNames, SandboxNames};
+pub use service::{BoxFuture, EndpointNames, NameService, NameSet, NoNames, SandboxNames, TABLE};

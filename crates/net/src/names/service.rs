@@ -15,6 +15,9 @@ use crate::config::DnsSpec;
 pub use crate::driver::BoxFuture;
 use crate::error::NetError;
 
+/// The nftables table in a sandbox that leads questions to the service.
+pub const TABLE: &str = "sampan_names";
+
 /// What the name service is told of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxNames {
@@ -68,6 +71,10 @@ pub trait NameService: Send + Sync {
     /// Forgets a sandbox. Success when it is not known.
     fn remove<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<(), NetError>>;
 
+    /// Compares what leads to the service inside of these sandboxes with what
+    /// shall be there, and restores it. Says in which of them it was different.
+    fn verify(&self, sandboxes: Vec<SandboxId>) -> BoxFuture<'_, Result<Vec<SandboxId>, NetError>>;
+
     /// Makes `sandboxes` all there are. Says whether anything was different.
     fn restore(&self, sandboxes: Vec<SandboxNames>) -> BoxFuture<'_, Result<bool, NetError>>;
 
@@ -86,6 +93,13 @@ impl NameService for NoNames {
 
     fn remove<'a>(&'a self, _sandbox: &'a SandboxId) -> BoxFuture<'a, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn verify(
+        &self,
+        _sandboxes: Vec<SandboxId>,
+    ) -> BoxFuture<'_, Result<Vec<SandboxId>, NetError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn restore(&self, _sandboxes: Vec<SandboxNames>) -> BoxFuture<'_, Result<bool, NetError>> {

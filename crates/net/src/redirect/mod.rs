@@ -165,6 +165,24 @@ impl Turn<'_> {
         let _ = self.redirect.with(job).await;
     }
 
+    /// Compares what was set for `endpoints` with the kernel, and restores it.
+    /// Says for which of them it was missing. Loads nothing.
+    pub async fn verify(&self, endpoints: Vec<Straight>) -> Result<Vec<Straight>, NetError> {
+        let state = Arc::clone(&self.redirect.state);
+        let job = move |kernel: &mut Kernel| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let State::Loaded(table) = &mut *state else { return Ok(Vec::new()) };
+            let mut missing = Vec::new();
+            for endpoint in endpoints {
+                if endpoint.allowed && table.complete(&mut kernel.route, &endpoint)? {
+                    missing.push(endpoint);
+                }
+            }
+            Ok(missing)
+        };
+        self.redirect.worker.run(job).await?
+    }
+
     /// Makes `endpoints` the only ones that are redirected, as far as they may
     /// be, and takes the program of an earlier process off the others. Says
     /// what was missing, a line each.

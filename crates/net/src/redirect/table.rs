@@ -115,7 +115,7 @@ impl Table {
     }
 
     /// Says whether something was missing that this process had set.
-    fn complete(&mut self, route: &mut Route, endpoint: &Straight) -> Result<bool, NetError> {
+    pub fn complete(&mut self, route: &mut Route, endpoint: &Straight) -> Result<bool, NetError> {
         let found = route.link(&endpoint.link).map_err(failed(endpoint))?;
         let Some(link) = found.map(|l| l.index) else {
             return self.remove(&endpoint.endpoint).map(|()| false);

@@ -54,9 +54,11 @@ impl Contest {
         scope.firewall &= !self.lasts(&(RepairKind::Firewall, None, None), now);
         scope.forwarding &= !self.lasts(&(RepairKind::Forwarding, None, None), now);
         scope.networks.retain(|n| !self.lasts(&(RepairKind::Network, Some(n.clone()), None), now));
-        scope
-            .sandboxes
-            .retain(|s| !self.lasts(&(RepairKind::Endpoint, None, Some(s.clone())), now));
+        let lasts =
+            |kind, sandbox: &SandboxId| self.lasts(&(kind, None, Some(sandbox.clone())), now);
+        scope.sandboxes.retain(|s| !lasts(RepairKind::Endpoint, s));
+        scope.straight.retain(|s| !lasts(RepairKind::Redirect, s));
+        scope.names.retain(|s| !lasts(RepairKind::Names, s));
     }
 }
 

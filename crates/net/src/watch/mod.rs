@@ -41,8 +41,9 @@ pub(crate) use view::View;
 
 use crate::care::{Taken, overlaps};
 use crate::config::{Attachment, DriverConfig};
+use crate::driver::Mark;
 use crate::error::NetError;
-use crate::manager::{Inner, Joined};
+use crate::manager::Inner;
 
 /// How long further events are waited for after the first one.
 const MOMENT: Duration = Duration::from_millis(40);
@@ -68,6 +69,8 @@ struct Watcher {
     inner: Weak<Inner>,
     route_events: RouteEvents,
     nft_events: NftEvents,
+    /// As `nft_events`, inside of the sandboxes.
+    inner_nft_events: NftEvents,
     /// A socket of the host's namespace, for reading.
     route: Option<Route>,
     known: Known,
@@ -88,6 +91,7 @@ impl Watch {
         let mut route = Route::open().map_err(|e| failed(e.into()))?;
         let route_events = RouteEvents::open().map_err(|e| failed(e.into()))?;
         let nft_events = NftEvents::open(&[own]).map_err(|e| failed(e.into()))?;
+        let inner_nft_events = NftEvents::open_everywhere().map_err(|e| failed(e.into()))?;
         let links = route.links().map_err(failed)?;
         let bridges = links.into_iter().filter(|l| l.kind == "bridge").map(|l| (l.index, l.name));
         let known = Known {
@@ -99,6 +103,7 @@ impl Watch {
             inner: Arc::downgrade(inner),
             route_events,
             nft_events,
+            inner_nft_events,
             route: Some(route),
             known,
             contest: Contest::default(),
@@ -120,6 +125,7 @@ impl Watcher {
             let told = tokio::select! {
                 told = self.route_events.ready() => told,
                 told = self.nft_events.ready() => told,
+                told = self.inner_nft_events.ready() => told,
                 () = joined.notified() => Ok(()),
                 _ = rounds.tick() => {
                     self.round().await;
@@ -145,8 +151,14 @@ impl Watcher {
         let mut heap = Heap::default();
         let links = self.route_events.drain(|event| heap.route(event));
         let tables = self.nft_events.drain(|event| heap.table(event));
+        let inside = self.inner_nft_events.drain(|event| {
+            // The host's own are told by the other socket.
+            if event.namespace.is_some() {
+                heap.table(event);
+            }
+        });
         let mut scope = self.known.classify(&inner.state(), heap);
-        for heard in [links, tables] {
+        for heard in [links, tables, inside] {
             match heard {
                 Ok(Heard::All) => {}
                 Ok(Heard::Overrun) => scope.all = true,
@@ -155,11 +167,40 @@ impl Watcher {
         }
         if scope.all {
             tracing::info!("events of the kernel were lost; comparing everything");
+            inner.count_overrun();
             self.round().await;
         }
         scope.all = false;
+        self.find_owners(&inner, &mut scope).await;
         self.contest.filter(&mut scope, Instant::now().into_std());
         self.repair(&inner, scope).await;
+    }
+
+    /// Whose links lost a filter or a queue.
+    async fn find_owners(&mut self, inner: &Inner, scope: &mut Scope) {
+        let lost = std::mem::take(&mut scope.links);
+        if lost.is_empty() {
+            return;
+        }
+        let Some(mut route) = self.route.take() else { return };
+        let read = tokio::task::spawn_blocking(move || (route.links(), route));
+        let Ok((links, route)) = read.await else { return };
+        self.route = Some(route);
+        let links = links.unwrap_or_else(|error| {
+            tracing::warn!(%error, "failed to read the host's links");
+            Vec::new()
+        });
+        let state = inner.state();
+        for link in links.iter().filter(|l| lost.contains(&l.index)) {
+            let Some(Mark::Endpoint(sandbox, _)) = Mark::read(&link.alias, &inner.instance) else {
+                continue;
+            };
+            let Some(joined) = state.sandboxes.get(&sandbox) else { continue };
+            if joined.is_limited() {
+                scope.sandboxes.insert(sandbox.clone());
+            }
+            scope.straight.insert(sandbox);
+        }
     }
 
     /// Gives the namespaces of new sandboxes numbers, by which the kernel
@@ -196,7 +237,13 @@ impl Watcher {
     async fn round(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
         self.number_sandboxes(&inner);
-        let mut scope = Scope { forwarding: true, firewall: true, ..Scope::default() };
+        let mut scope = Scope {
+            forwarding: true,
+            firewall: true,
+            direct: true,
+            own_addresses: true,
+            ..Scope::default()
+        };
         self.look_at_host(&inner, &mut scope).await;
         let sandboxes: Vec<(SandboxId, std::path::PathBuf, Vec<Attachment>)> = {
             let state = inner.state();
@@ -208,8 +255,11 @@ impl Watcher {
             scope.networks.extend(upper.map(|n| n.id.clone()));
             let all = state.sandboxes.iter();
             // Limits are seen by nobody but who sets them.
-            let limited = all.clone().filter(|(_, joined)| is_limited(joined));
+            let limited = all.clone().filter(|(_, joined)| joined.is_limited());
             scope.sandboxes.extend(limited.map(|(sandbox, _)| sandbox.clone()));
+            let served = all.clone().filter(|(_, joined)| joined.spec.dns.serves);
+            scope.names.extend(served.map(|(sandbox, _)| sandbox.clone()));
+            scope.straight.extend(all.clone().map(|(sandbox, _)| sandbox.clone()));
             all.filter_map(|(sandbox, joined)| {
                 let path = joined.sandbox.netns.clone()?;
                 Some((sandbox.clone(), path, joined.sandbox.attachments.clone()))
@@ -273,10 +323,6 @@ impl Watcher {
             inner.tell_repair(repair);
         }
     }
-}
-
-fn is_limited(joined: &Joined) -> bool {
-    joined.spec.endpoints.iter().any(|endpoint| !endpoint.rate.is_none())
 }
 
 /// Marks what findings are about.

@@ -23,15 +23,31 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub(super) enum What {
     Set(Box<SandboxNames>),
     Remove(SandboxId),
+    Verify(Vec<SandboxId>),
     Restore(Vec<SandboxNames>),
     Fill(Vec<NameSet>),
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Whether anything was different.
+    pub(super) changed: bool,
+    /// Where, as far as that was asked.
+    pub(super) restored: Vec<SandboxId>,
+}
+
+impl Outcome {
+    fn changed(changed: bool) -> Self {
+        Self { changed, restored: Vec::new() }
+    }
 }
 
 /// What is asked, and whom to tell what came of it.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) what: What,
-    pub(super) done: oneshot::Sender<Result<bool, ClientError>>,
+    pub(super) done: oneshot::Sender<Result<Outcome, ClientError>>,
 }
 
 /// See the module.
@@ -79,21 +95,22 @@ impl Keeper {
         !self.sets.is_empty() || self.sandboxes.values().any(|s| s.dns.serves)
     }
 
-    async fn carry_out(&mut self, what: What) -> Result<bool, ClientError> {
+    async fn carry_out(&mut self, what: What) -> Result<Outcome, ClientError> {
         let request = match what {
             What::Set(names) => {
                 if self.sandboxes.get(&names.sandbox) == Some(&*names) && self.link.is_some() {
-                    return Ok(false);
+                    return Ok(Outcome::default());
                 }
                 self.sandboxes.insert(names.sandbox.clone(), (*names).clone());
                 Request::Set(names)
             }
             What::Remove(sandbox) => {
                 if self.sandboxes.remove(&sandbox).is_none() && self.link.is_none() {
-                    return Ok(false);
+                    return Ok(Outcome::default());
                 }
                 Request::Remove(sandbox)
             }
+            What::Verify(sandboxes) => Request::Verify(sandboxes),
             What::Restore(all) => {
                 self.sandboxes = all.iter().map(|n| (n.sandbox.clone(), n.clone())).collect();
                 Request::Restore(all)
@@ -109,7 +126,7 @@ impl Keeper {
             return if self.is_needed() || matches!(request, Request::Restore(_)) {
                 self.connect().await
             } else {
-                Ok(false)
+                Ok(Outcome::default())
             };
         }
         match self.call(&request).await {
@@ -136,7 +153,7 @@ impl Keeper {
 
     /// Finds the process or starts one, and tells it everything. Says whether
     /// anything was different there.
-    async fn connect(&mut self) -> Result<bool, ClientError> {
+    async fn connect(&mut self) -> Result<Outcome, ClientError> {
         let result = self.try_connect().await;
         match &result {
             Ok(_) => (self.backoff, self.retry) = (RETRY.0, None),
@@ -150,12 +167,12 @@ impl Keeper {
         result
     }
 
-    async fn try_connect(&mut self) -> Result<bool, ClientError> {
+    async fn try_connect(&mut self) -> Result<Outcome, ClientError> {
         self.link = None;
         let build = protocol::build(&self.config.program)?;
         let found = Link::find(&self.config, &build).await;
         self.link = match found {
-            None if !self.is_needed() => return Ok(false),
+            None if !self.is_needed() => return Ok(Outcome::default()),
             None => Some(Link::start(&self.config, &build).await?),
             found => found,
         };
@@ -165,12 +182,15 @@ impl Keeper {
     }
 
     /// Sends a request. A connection that fails is given up.
-    async fn call(&mut self, request: &Request) -> Result<bool, ClientError> {
+    async fn call(&mut self, request: &Request) -> Result<Outcome, ClientError> {
         let Some(link) = &mut self.link else {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
         };
         match link.call(request).await {
-            Ok(Response::Done { changed }) => Ok(changed),
+            Ok(Response::Done { changed }) => Ok(Outcome::changed(changed)),
+            Ok(Response::Verified { restored }) => {
+                Ok(Outcome { changed: !restored.is_empty(), restored })
+            }
             Ok(Response::Failed { reason }) => Err(ClientError::Refused(reason)),
             Ok(other) => Err(ClientError::Refused(format!("unexpected answer {other:?}"))),
             Err(error) => {

@@ -22,7 +22,7 @@ use sampan_net::names::{BoxFuture, NameService, NameSet, SandboxNames};
 use sampan_types::SandboxId;
 use tokio::sync::{mpsc, oneshot};
 
-use keeper::{Keeper, Order, What};
+use keeper::{Keeper, Order, Outcome, What};
 
 /// How the process is started.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Client {
         Self { orders }
     }
 
-    fn order(&self, what: What, operation: String) -> BoxFuture<'_, Result<bool, NetError>> {
+    fn order(&self, what: What, operation: String) -> BoxFuture<'_, Result<Outcome, NetError>> {
         let (done, result) = oneshot::channel();
         let sent = self.orders.send(Order { what, done });
         Box::pin(async move {
@@ -76,8 +76,16 @@ impl NameService for Client {
         Box::pin(async move { done.await.map(drop) })
     }
 
+    fn verify(&self, sandboxes: Vec<SandboxId>) -> BoxFuture<'_, Result<Vec<SandboxId>, NetError>> {
+        let operation = "compare the ways to the name service".to_owned();
+        let done = self.order(What::Verify(sandboxes), operation);
+        Box::pin(async move { done.await.map(|outcome| outcome.restored) })
+    }
+
     fn restore(&self, sandboxes: Vec<SandboxNames>) -> BoxFuture<'_, Result<bool, NetError>> {
-        self.order(What::Restore(sandboxes), "restore the names of containers".to_owned())
+        let operation = "restore the names of containers".to_owned();
+        let done = self.order(What::Restore(sandboxes), operation);
+        Box::pin(async move { done.await.map(|outcome| outcome.changed) })
     }
 
     fn fill(&self, sets: Vec<NameSet>) -> BoxFuture<'_, Result<(), NetError>> {

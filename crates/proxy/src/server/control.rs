@@ -146,6 +146,10 @@ impl Process {
                     Response::Done { changed: this.server.remove(&sandbox) }
                 }
                 Request::Restore(all) => done(this.server.restore(all).await),
+                Request::Verify(sandboxes) => match this.server.verify(sandboxes).await {
+                    Ok(restored) => Response::Verified { restored },
+                    Err(reason) => Response::Failed { reason },
+                },
                 Request::Fill(sets) => {
                     this.server.fill(sets);
                     Response::Done { changed: false }

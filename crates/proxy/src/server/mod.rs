@@ -228,6 +228,30 @@ impl Server {
         blocking(move || sandbox::repair(&netns, &path)).await.unwrap_or(Ok(false))
     }
 
+    /// As [`Server::repair`], of several sandboxes. Says in which of them
+    /// anything was different.
+    async fn verify(&self, sandboxes: Vec<SandboxId>) -> Result<Vec<SandboxId>, String> {
+        let (known, paths): (Vec<_>, Vec<_>) = {
+            let services = self.services.borrow();
+            let path = |s: &SandboxId| Some(services.get(s)?.path.clone());
+            sandboxes.into_iter().filter_map(|s| path(&s).map(|p| (s, p))).unzip()
+        };
+        let compared = blocking(move || sandbox::repair_all(&paths)).await;
+        let outcomes = compared.and_then(|done| done).map_err(|e| e.to_string())?;
+        let mut restored = Vec::new();
+        for (sandbox, outcome) in known.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(true) => restored.push(sandbox),
+                Ok(false) => {}
+                // Most likely it is gone in the meantime.
+                Err(error) => {
+                    tracing::warn!(sandbox = sandbox.short(), %error, "rules are not compared");
+                }
+            }
+        }
+        Ok(restored)
+    }
+
     /// Leaves new questions to the sockets of a process that took over. What
     /// has come already is still answered.
     fn turn_away(&self) {

@@ -10,14 +10,14 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
     sockopt,
 };
-use sampan_sys::netns::NetNs;
+use sampan_sys::netns::{self, NetNs};
 use thiserror::Error;
 
 use crate::redirect;
@@ -128,6 +128,23 @@ fn bound(kind: SockType, address: SocketAddrV4) -> nix::Result<OwnedFd> {
 /// [`OpenError`].
 pub fn repair(netns: &NetNs, path: &Path) -> Result<bool, OpenError> {
     in_namespace(netns, path, redirect::install)
+}
+
+/// As [`repair`] in the namespaces at `paths`, one after the other on one
+/// thread.
+///
+/// # Errors
+/// When there is no thread.
+pub fn repair_all(paths: &[PathBuf]) -> io::Result<Vec<Result<bool, OpenError>>> {
+    let mut outcomes = Vec::with_capacity(paths.len());
+    netns::tour(paths, |entered| {
+        let path = paths.get(outcomes.len()).map(|p| p.display().to_string()).unwrap_or_default();
+        outcomes.push(match entered {
+            Ok(()) => redirect::install().map_err(|source| OpenError::Redirect { path, source }),
+            Err(source) => Err(OpenError::Namespace { path, source }),
+        });
+    })?;
+    Ok(outcomes)
 }
 
 /// Takes the rules away.

@@ -4,7 +4,10 @@
 //!
 //! Be aware:
 //! - Only what can be a loss is told: links that changed or are gone,
-//!   addresses and routes that are gone. What somebody adds is of no interest.
+//!   addresses, routes, filters and queueing disciplines that are gone. What
+//!   somebody adds is of no interest.
+//! - Filters go without a word with their queueing discipline, and both with
+//!   their link.
 //! - Namespaces get a number when a link leads into them (veth), or when they
 //!   are given one.
 
@@ -28,11 +31,18 @@ const NETCONFA_IFINDEX: u16 = 1;
 const NETCONFA_FORWARDING: u16 = 2;
 /// `NETCONFA_IFINDEX_ALL`: the namespace's own switch.
 const IFINDEX_ALL: i32 = -1;
-/// `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`,
+/// `RTNLGRP_LINK`, `…_TC`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`,
 /// `…_IPV6_ROUTE`, `…_IPV4_NETCONF`, `…_IPV6_NETCONF`.
-const GROUPS: [u32; 7] = [1, 5, 7, 9, 11, 24, 25];
-const KINDS: [u16; 5] =
-    [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_DELADDR, libc::RTM_DELROUTE, RTM_NEWNETCONF];
+const GROUPS: [u32; 8] = [1, 4, 5, 7, 9, 11, 24, 25];
+const KINDS: [u16; 7] = [
+    libc::RTM_NEWLINK,
+    libc::RTM_DELLINK,
+    libc::RTM_DELADDR,
+    libc::RTM_DELROUTE,
+    libc::RTM_DELQDISC,
+    libc::RTM_DELTFILTER,
+    RTM_NEWNETCONF,
+];
 
 /// A change in a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +65,8 @@ pub enum RouteChange {
     AddressGone(AddressEntry),
     /// A unicast route of the main table is gone.
     RouteGone(RouteEntry),
+    /// A filter or a queueing discipline of the link with this number is gone.
+    TrafficGone(u32),
     /// The namespace forwards packets, or no longer.
     Forwarding {
         /// Whether of IPv6.
@@ -111,6 +123,10 @@ fn parse(told: &Told<'_>) -> Option<RouteEvent> {
         libc::RTM_DELLINK => RouteChange::LinkGone(of_link()?),
         libc::RTM_DELADDR => RouteChange::AddressGone(address::parse_address(body)?),
         libc::RTM_DELROUTE => RouteChange::RouteGone(address::parse_route(body)?),
+        // struct tcmsg: the family, then the link.
+        libc::RTM_DELQDISC | libc::RTM_DELTFILTER => {
+            RouteChange::TrafficGone(u32_ne(body.get(4..8)?))
+        }
         RTM_NEWNETCONF => {
             // struct netconfmsg is the family alone.
             let values = body.get(4..)?;
@@ -163,8 +179,8 @@ mod tests {
 
     use super::*;
     use crate::netlink::{
-        LinkChange, LinkRef, NewBridge, NewVeth, add_address, add_bridge, add_veth, delete_address,
-        delete_link, set_link,
+        LinkChange, LinkRef, NewBridge, NewVeth, add_address, add_bridge, add_clsact, add_veth,
+        delete_address, delete_clsact, delete_link, set_link,
     };
     use crate::netns::NetNs;
 
@@ -218,6 +234,9 @@ mod tests {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
             let off = RouteChange::Forwarding { ipv6: false, on: false };
             hear(&mut events, |e| e.change == off).await;
+            route.run(vec![add_clsact(index), delete_clsact(index)]).unwrap();
+            let gone = RouteChange::TrafficGone(index);
+            hear(&mut events, |e| e.namespace.is_none() && e.change == gone).await;
             // A namespace that no link leads into has no number before it is
             // given one.
             let (other, inner) = NetNs::create(Route::open).unwrap();

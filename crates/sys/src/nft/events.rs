@@ -21,10 +21,16 @@ const HEADER: usize = 4;
 const NEW_GENERATION: u8 = 15;
 /// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
 const ELEMENTS: [u8; 2] = [12, 14];
+/// `NFT_MSG_DELTABLE`, `NFT_MSG_NEWCHAIN`, `…_DELCHAIN`, `…_NEWRULE`,
+/// `…_DELRULE`.
+const CHANGES: [u8; 5] = [2, 3, 5, 6, 8];
 
 /// A change of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableEvent {
+    /// The namespace's number as seen from the listener's; none for the
+    /// listener's own.
+    pub namespace: Option<i32>,
     /// The family's number (`NFPROTO_…`).
     pub family: u8,
     /// The table's name.
@@ -48,6 +54,19 @@ impl NftEvents {
     pub fn open(own: &[u32]) -> io::Result<Self> {
         let interest = Interest { kinds: &[], not_by: own };
         Ok(Self { listener: Listener::open(NETLINK_NETFILTER, &[GROUP], false, interest)? })
+    }
+
+    /// Listens also in the namespaces that have a number in the calling
+    /// thread's, to changes of tables, chains and rules that there were. A
+    /// batch that begins with a table of its own is taken for somebody who
+    /// makes one, and is not told.
+    ///
+    /// # Errors
+    /// When the socket can't be made.
+    pub fn open_everywhere() -> io::Result<Self> {
+        let kinds = CHANGES.map(|kind| SUBSYSTEM << 8 | u16::from(kind));
+        let interest = Interest { kinds: &kinds, not_by: &[] };
+        Ok(Self { listener: Listener::open(NETLINK_NETFILTER, &[GROUP], true, interest)? })
     }
 
     /// Waits until something changed. Cancel-safe. Needs a tokio runtime.
@@ -78,5 +97,6 @@ fn parse(told: &Told<'_>) -> Option<TableEvent> {
     }
     let attributes = told.body.get(HEADER..)?;
     let elements_of = ELEMENTS.contains(&kind).then(|| find(attributes, 2).map(text)).flatten();
-    Some(TableEvent { family: told.body[0], table: find(attributes, 1).map(text)?, elements_of })
+    let (family, table) = (*told.body.first()?, find(attributes, 1).map(text)?);
+    Some(TableEvent { namespace: told.namespace, family, table, elements_of })
 }

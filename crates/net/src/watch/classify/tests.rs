@@ -200,7 +200,7 @@ fn only_our_tables_are_a_matter() {
     let mut of = |table: &str, elements: Option<&str>| {
         let mut heap = Heap::default();
         let elements_of = elements.map(str::to_owned);
-        heap.table(TableEvent { family: 1, table: table.to_owned(), elements_of });
+        heap.table(TableEvent { namespace: None, family: 1, table: table.to_owned(), elements_of });
         w.known.classify(&w.state, heap).firewall
     };
     assert!(of("sampan", None) && of("sampan-policy", None));
