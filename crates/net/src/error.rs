@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sampan_plugin::PluginError;
-use sampan_sys::bpf::RedirectError;
+use sampan_sys::bpf::{ProgramError, RedirectError};
 use sampan_sys::netlink::NetlinkError;
 use sampan_sys::sysctl::SysctlError;
 use sampan_types::{ErrorKind, Kind, NetworkId, SandboxId};
@@ -91,6 +91,9 @@ pub enum NetError {
     /// The program that leads frames past the bridge, or its entries.
     #[error("failed to {0}")]
     Redirect(#[from] RedirectError),
+    /// A program that spares packets a part of their way, or its entries.
+    #[error("failed to {0}")]
+    Program(#[from] ProgramError),
     /// A plugin is not there, or does not do what it is asked for.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -132,6 +135,7 @@ impl Kind for NetError {
             | Self::Names { .. }
             | Self::Note { .. }
             | Self::Redirect(_)
+            | Self::Program(_)
             | Self::Stopped => ErrorKind::System,
         }
     }

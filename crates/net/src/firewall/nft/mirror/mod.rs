@@ -60,7 +60,7 @@ pub(super) struct Mirror {
 }
 
 /// Whether a table is none of others.
-pub(super) fn is_own(instance: &str, table: &str) -> bool {
+pub(crate) fn is_own(instance: &str, table: &str) -> bool {
     table.strip_prefix(instance).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
