@@ -9,12 +9,17 @@
 
 pub mod arp;
 pub mod bpf;
+pub mod btrfs;
 pub mod conntrack;
 pub mod datagram;
 pub mod fault;
 pub mod file;
+pub mod fsattr;
+pub mod fscrypt;
 pub mod inroot;
+mod ioctl;
 pub mod iptables;
+pub mod loopdev;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
@@ -22,6 +27,7 @@ pub mod nft;
 pub mod overlay;
 pub mod port;
 pub mod process;
+pub mod quota;
 pub mod signal;
 pub mod sockets;
 pub mod sysctl;

@@ -319,7 +319,9 @@ impl Kind for VolumeError {
             | Self::OptionValue { .. }
             | Self::MissingOption { .. } => ErrorKind::InvalidParameter,
             Self::WrongKey { .. } => ErrorKind::Forbidden,
-            Self::NoTool { .. } | Self::Unsupported { .. } | Self::NoCare { .. } => ErrorKind::NotImplemented,
+            Self::NoTool { .. } | Self::Unsupported { .. } | Self::NoCare { .. } => {
+                ErrorKind::NotImplemented
+            }
             Self::InUse { .. }
             | Self::DriverConflict { .. }
             | Self::SnapshotExists { .. }

@@ -20,7 +20,7 @@ mod node;
 pub(crate) mod watch;
 mod worker;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self as rfs, Mode, OFlags, ResolveFlags};
@@ -81,7 +81,8 @@ pub(crate) fn copy_file(from: &Path, to: &Path, watch: &Watch) -> Result<(), Vol
         Errno::NOSPC | Errno::DQUOT => VolumeError::Full { path: to.to_owned(), source: e.into() },
         e => VolumeError::io("copy", from)(e.into()),
     };
-    let source = rfs::open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let source =
+        rfs::open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let target = rfs::open(to, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
     let stat = rfs::fstat(&source).map_err(failed)?;

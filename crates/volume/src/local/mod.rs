@@ -14,9 +14,11 @@
 //! - A mount made by the options stays while the daemon is down; [`Local`]
 //!   learns its users again by `restore`.
 
+mod care;
 mod operations;
 mod options;
 mod record;
+pub(crate) mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,8 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_types::VolumeName;
 
-use self::options::MountOptions;
-use crate::{BoxFuture, Driver, Volume, VolumeError, VolumeSpec};
+pub(crate) use self::storage::HIDDEN as HIDDEN_OPTIONS;
+pub use self::storage::Usage;
+use self::storage::{Content, Projects};
+use crate::{BoxFuture, Care, Driver, Volume, VolumeError, VolumeSpec};
 
 /// The driver's name.
 pub const DRIVER: &str = "local";
@@ -34,7 +38,8 @@ pub const DRIVER: &str = "local";
 #[derive(Clone)]
 struct Entry {
     volume: Volume,
-    mount: Option<MountOptions>,
+    /// What holds its content.
+    content: Content,
     /// Held, across awaits, by each operation that mounts, unmounts, fills or
     /// removes this volume, so that they happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
@@ -59,6 +64,8 @@ struct Inner {
     /// Held for as long as a look-up, or the rename that makes or removes a
     /// volume, takes; never across an await.
     entries: Mutex<BTreeMap<VolumeName, Entry>>,
+    /// The project ids of volumes with a limit.
+    projects: Projects,
 }
 
 impl Inner {
@@ -87,15 +94,16 @@ impl Local {
     /// When `root` can't be made or read.
     pub async fn open(root: PathBuf) -> Result<Self, VolumeError> {
         let found = blocking(move || record::read_all(&root)).await?;
+        let projects = Projects::new(found.volumes.iter().filter_map(|(_, c)| c.project()));
         let entries = found
             .volumes
             .into_iter()
-            .map(|(volume, mount)| {
-                let entry = Entry { volume, mount, state: Arc::default() };
+            .map(|(volume, content)| {
+                let entry = Entry { volume, content, state: Arc::default() };
                 (entry.volume.name.clone(), entry)
             })
             .collect();
-        let inner = Inner { root: found.root, entries: Mutex::new(entries) };
+        let inner = Inner { root: found.root, entries: Mutex::new(entries), projects };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -103,6 +111,10 @@ impl Local {
 impl Driver for Local {
     fn name(&self) -> &'static str {
         DRIVER
+    }
+
+    fn care(&self) -> Option<&dyn Care> {
+        Some(self)
     }
 
     fn create<'a>(
@@ -143,7 +155,7 @@ impl Driver for Local {
                 return Err(VolumeError::NotFound { name: name.to_string() });
             }
             let path = entry.volume.mountpoint.clone();
-            if entry.mount.is_some() {
+            if entry.content.needs_mount() {
                 let user = user.to_owned();
                 blocking(move || {
                     entry.ensure_mounted()?;
@@ -167,7 +179,7 @@ impl Driver for Local {
             let Ok(entry) = self.inner.entry(name) else { return Ok(()) };
             let mut state = entry.state.clone().lock_owned().await;
             let known = state.users.remove(user);
-            if entry.mount.is_none() || !known || !state.users.is_empty() {
+            if !entry.content.needs_mount() || !known || !state.users.is_empty() {
                 return Ok(());
             }
             blocking(move || {
@@ -189,7 +201,7 @@ impl Driver for Local {
             for entry in entries {
                 let mut state = entry.state.clone().lock_owned().await;
                 state.users = users.get(&entry.volume.name).cloned().unwrap_or_default();
-                if entry.mount.is_none() {
+                if !entry.content.needs_mount() {
                     continue;
                 }
                 let wanted = !state.users.is_empty();
@@ -205,13 +217,29 @@ impl Driver for Local {
         })
     }
 
+    fn usage<'a>(
+        &'a self,
+        name: &'a VolumeName,
+    ) -> BoxFuture<'a, Result<Option<Usage>, VolumeError>> {
+        Box::pin(async move {
+            let entry = self.inner.entry(name)?;
+            blocking(move || entry.content.usage(entry.dir())).await
+        })
+    }
+
     fn size<'a>(&'a self, name: &'a VolumeName) -> BoxFuture<'a, Result<Option<u64>, VolumeError>> {
         Box::pin(async move {
             let entry = self.inner.entry(name)?;
-            if entry.mount.is_some() {
-                return Ok(None);
-            }
-            blocking(move || operations::tree_size(&entry.volume.mountpoint)).await.map(Some)
+            blocking(move || {
+                if let Some(usage) = entry.content.usage(entry.dir())? {
+                    return Ok(Some(usage.bytes));
+                }
+                if !entry.content.is_ours() {
+                    return Ok(None);
+                }
+                operations::tree_size(&entry.volume.mountpoint).map(Some)
+            })
+            .await
         })
     }
 
@@ -235,7 +263,7 @@ impl Driver for Local {
 }
 
 /// Runs file work on a thread that may wait.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
     match tokio::task::spawn_blocking(work).await {

@@ -7,41 +7,81 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sampan_sys::{file, mount};
+use sampan_sys::file;
 use sampan_types::{Timestamp, VolumeName};
 
 use super::record::{self, DATA, GONE, NEW};
-use super::{DRIVER, Entry, Inner, State, options};
+use super::storage::{Content, Storage, Wish};
+use super::{DRIVER, Entry, Inner, State};
 use crate::fault::fault;
 use crate::{Volume, VolumeError, VolumeSpec, copy};
 
+/// The file beside the content that says that an image's content is being
+/// copied into it.
+const FILLING: &str = "filling";
+
 impl Entry {
-    /// Mounts what the options say, unless it is mounted.
+    /// Makes the content reachable, unless it is, and empties what an image's
+    /// content was not copied into to its end.
     pub(super) fn ensure_mounted(&self) -> Result<(), VolumeError> {
-        let Some(options) = &self.mount else { return Ok(()) };
-        let target = &self.volume.mountpoint;
-        if mount::is_mounted(target).map_err(VolumeError::io("look for", target))? {
+        self.content.ensure_mounted(self.dir())?;
+        let mark = self.mark();
+        if !mark.exists() {
             return Ok(());
         }
-        options.mount(target).inspect_err(|_| {
-            // A bind mount may stand although making it read-only failed.
-            if let Err(error) = mount::unmount(target) {
-                tracing::warn!(path = %target.display(), %error, "a failed mount stays");
-            }
-        })
+        empty(&self.volume.mountpoint)?;
+        file::remove_file(&mark).map_err(VolumeError::io("remove", mark))
     }
 
-    /// Takes the options' mount away, if it is there.
-    pub(super) fn ensure_unmounted(&self) -> Result<(), VolumeError> {
+    /// Copies what the image has at `inside` into the reachable content.
+    fn copy_in(&self, rootfs: &Path, inside: &Path) -> Result<(), VolumeError> {
         let target = &self.volume.mountpoint;
-        mount::unmount(target).map_err(VolumeError::io("unmount", target))
+        if !self.content.is_ours() {
+            return copy::copy_up(rootfs, inside, target);
+        }
+        if !copy::is_empty(target)? {
+            return Ok(());
+        }
+        let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
+        let mark = self.mark();
+        file::write_atomic(&mark, b"", 0o600).map_err(VolumeError::io("write", &mark))?;
+        fault!("volume-copy-up:after-mark");
+        let copied = copy::copy_from(&source, inside, target)
+            .and_then(|()| self.content.give_owner(self.dir()));
+        fault!("volume-copy-up:after-content");
+        if copied.is_err() {
+            empty(target)?;
+        }
+        file::remove_file(&mark).map_err(VolumeError::io("remove", mark))?;
+        copied
+    }
+
+    /// The file that says that the content is being filled.
+    fn mark(&self) -> PathBuf {
+        self.dir().join(FILLING)
+    }
+
+    /// Takes away what makes the content reachable, if it is there.
+    pub(super) fn ensure_unmounted(&self) -> Result<(), VolumeError> {
+        self.content.ensure_unmounted(self.dir())
+    }
+
+    /// The volume's directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.volume.mountpoint.parent().unwrap_or(&self.volume.mountpoint)
     }
 }
 
 impl Inner {
+    /// Decides what the content of a volume lies in that is about to be made.
+    pub(super) fn decide(&self, name: &VolumeName, wish: Wish) -> Result<Content, VolumeError> {
+        Content::decide(name, &self.root, wish, &self.projects)
+    }
+
     /// Makes a volume under a name that is not one and gives it its name last.
     pub(super) fn create(&self, name: VolumeName, spec: VolumeSpec) -> Result<Volume, VolumeError> {
-        let mount = options::check(&name, &spec.options)?;
+        let wish = Wish::new(&name, &spec.options)?;
+        let content = self.decide(&name, wish)?;
         let dir = self.dir(&name);
         let volume = Volume {
             mountpoint: dir.join(DATA),
@@ -53,16 +93,17 @@ impl Inner {
         };
         let new = self.temporary(NEW)?;
         let made = make_dir(&new, 0o701)
-            .and_then(|()| make_dir(&new.join(DATA), 0o755))
-            .and_then(|()| record::write(&new, &volume));
+            .and_then(|()| content.make(&new))
+            .and_then(|()| record::write(&new, &volume, &content));
         fault!("volume-create:after-content");
+        let unused = content.clone();
         let named = made.and_then(|()| {
             let mut entries = self.entries();
             if let Some(existing) = entries.get(&volume.name) {
                 return Ok(Some(existing.volume.clone()));
             }
             fs::rename(&new, &dir).map_err(VolumeError::io("create", &dir))?;
-            let entry = Entry { volume: volume.clone(), mount, state: Arc::default() };
+            let entry = Entry { volume: volume.clone(), content, state: Arc::default() };
             entries.insert(volume.name.clone(), entry);
             Ok(None)
         });
@@ -73,9 +114,8 @@ impl Inner {
                 Ok(volume)
             }
             other => {
-                if let Err(error) = file::remove_tree(&new) {
-                    tracing::warn!(path = %new.display(), %error, "an unfinished volume stays");
-                }
+                record::clear_away(&new);
+                unused.give_back(&self.projects);
                 other.map(|existing| existing.unwrap_or(volume))
             }
         }
@@ -93,6 +133,7 @@ impl Inner {
         }
         let dir = self.dir(name);
         record::unmount_below(&dir).map_err(VolumeError::io("unmount what is in", &dir))?;
+        fault!("volume-remove:after-unmount");
         let gone = self.temporary(GONE)?;
         {
             let mut entries = self.entries();
@@ -106,13 +147,16 @@ impl Inner {
         state.removed = true;
         fault!("volume-remove:after-rename");
         file::sync_dir(&self.root).map_err(VolumeError::io("synchronise", &self.root))?;
-        file::remove_tree(&gone).map_err(VolumeError::io("remove", gone))
+        let removed = entry.content.remove(&gone);
+        entry.content.give_back(&self.projects);
+        removed
     }
 
     /// Copies the image's content in; see [`crate::Volumes::copy_up`].
     ///
     /// A volume of plain files that nobody uses is filled beside and put in
-    /// place by a rename, so that a crash leaves it empty, not half full.
+    /// place by a rename. Others are marked while they are filled. Either way a
+    /// crash leaves nothing half full.
     pub(super) fn copy_up(
         &self,
         entry: &Entry,
@@ -120,44 +164,71 @@ impl Inner {
         rootfs: &Path,
         inside: &Path,
     ) -> Result<(), VolumeError> {
-        let target = &entry.volume.mountpoint;
-        if entry.mount.is_some() {
-            entry.ensure_mounted()?;
-            let copied = copy::copy_up(rootfs, inside, target);
-            return if state.users.is_empty() {
-                copied.and(entry.ensure_unmounted())
-            } else {
-                copied
-            };
+        let is_plain = matches!(entry.content.storage, Storage::Directory { .. })
+            && !entry.content.needs_mount();
+        if is_plain && state.users.is_empty() {
+            return self.copy_beside(entry, rootfs, inside);
         }
+        entry.ensure_mounted()?;
+        let copied = entry.copy_in(rootfs, inside);
+        if state.users.is_empty() && entry.content.needs_mount() {
+            return copied.and(entry.ensure_unmounted());
+        }
+        copied
+    }
+
+    fn copy_beside(&self, entry: &Entry, rootfs: &Path, inside: &Path) -> Result<(), VolumeError> {
+        let target = &entry.volume.mountpoint;
         if !copy::is_empty(target)? {
             return Ok(());
-        }
-        if !state.users.is_empty() {
-            return copy::copy_up(rootfs, inside, target);
         }
         let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
         let beside = self.temporary(NEW)?;
         make_dir(&beside, 0o700)?;
-        let copied = copy::copy_from(&source, inside, &beside)
-            .and_then(|()| fs::rename(&beside, target).map_err(VolumeError::io("fill", target)));
-        copied.inspect_err(|_| {
-            if let Err(error) = file::remove_tree(&beside) {
-                tracing::warn!(path = %beside.display(), %error, "an unfinished copy stays");
-            }
-        })
+        let copied = entry.content.make(&beside).and_then(|()| {
+            let data = beside.join(DATA);
+            copy::copy_from(&source, inside, &data)?;
+            entry.content.give_owner(&beside)?;
+            fault!("volume-copy-up:after-content");
+            fs::rename(&data, target).map_err(VolumeError::io("fill", target))
+        });
+        // What is left is a directory without content, whatever happened.
+        if let Err(error) = file::remove_tree(&beside) {
+            tracing::warn!(path = %beside.display(), %error, "an unfinished copy stays");
+        }
+        copied
     }
 
-    fn temporary(&self, prefix: &str) -> Result<PathBuf, VolumeError> {
+    /// A path for what is being made or removed.
+    pub(super) fn temporary(&self, prefix: &str) -> Result<PathBuf, VolumeError> {
+        self.temporary_in(&self.root, prefix)
+    }
+
+    /// As [`Self::temporary`], in another directory.
+    pub(super) fn temporary_in(&self, dir: &Path, prefix: &str) -> Result<PathBuf, VolumeError> {
         let mut bytes = [0u8; 8];
         getrandom::fill(&mut bytes).map_err(|e| {
-            VolumeError::io("choose a name in", &self.root)(io::Error::other(e.to_string()))
+            VolumeError::io("choose a name in", dir)(io::Error::other(e.to_string()))
         })?;
-        Ok(self.root.join(format!("{prefix}{:016x}", u64::from_ne_bytes(bytes))))
+        Ok(dir.join(format!("{prefix}{:016x}", u64::from_ne_bytes(bytes))))
     }
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
+/// Removes everything in a directory.
+fn empty(dir: &Path) -> Result<(), VolumeError> {
+    let failed = || VolumeError::io("empty", dir);
+    for entry in fs::read_dir(dir).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if entry.file_type().map_err(failed())?.is_dir() {
+            file::remove_tree(&entry.path()).map_err(failed())?;
+        } else {
+            file::remove_file(&entry.path()).map_err(failed())?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
     use std::os::unix::fs::PermissionsExt;
     fs::DirBuilder::new()
         .mode(mode)

@@ -16,12 +16,26 @@ use crate::VolumeError;
 
 /// What to mount as a volume's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MountOptions {
+pub(crate) struct MountOptions {
     name: VolumeName,
     fs_type: String,
     device: String,
     options: String,
 }
+
+/// All options of the driver.
+const KNOWN: [&str; 10] = [
+    "type",
+    "o",
+    "device",
+    "size",
+    "uid",
+    "gid",
+    "mode",
+    "encrypted",
+    "key-file",
+    "passphrase-command",
+];
 
 /// Checks a volume's options. `None` when they ask for no mount.
 pub(super) fn check(
@@ -29,18 +43,8 @@ pub(super) fn check(
     options: &BTreeMap<String, String>,
 ) -> Result<Option<MountOptions>, VolumeError> {
     let volume = || name.to_string();
-    for option in options.keys() {
-        if !matches!(option.as_str(), "type" | "o" | "device" | "size") {
-            return Err(VolumeError::InvalidOption { name: volume(), option: option.clone() });
-        }
-    }
-    if options.contains_key("size") {
-        return Err(VolumeError::Unsupported {
-            name: volume(),
-            option: "size".to_owned(),
-            reason: "quota size requested but no quota support; for a bounded volume use \
-                     type=tmpfs, device=tmpfs, o=size=…",
-        });
+    if let Some(option) = options.keys().find(|o| !KNOWN.contains(&o.as_str())) {
+        return Err(VolumeError::InvalidOption { name: volume(), option: option.clone() });
     }
     let needs: [(&str, &[&str]); 3] =
         [("device", &["type"]), ("o", &["device", "type"]), ("type", &["device"])];
@@ -61,6 +65,19 @@ pub(super) fn check(
 }
 
 impl MountOptions {
+    /// Whether it is a file system in memory.
+    pub(super) fn is_tmpfs(&self) -> bool {
+        self.fs_type == "tmpfs"
+    }
+
+    /// With more options, which win over those that are there.
+    pub(super) fn with(mut self, more: &str) -> Self {
+        if !more.is_empty() {
+            self.options = [self.options.as_str(), more].join(",");
+        }
+        self
+    }
+
     /// Mounts it at `target`.
     pub(super) fn mount(&self, target: &Path) -> Result<(), VolumeError> {
         let options = match self.fs_type.as_str() {
@@ -217,7 +234,6 @@ mod tests {
         assert!(refused(&[("o", "bind")]).ends_with("missing required option: \"device\""));
         assert!(refused(&[("device", "/x")]).ends_with("missing required option: \"type\""));
         assert!(refused(&[("type", "none")]).ends_with("missing required option: \"device\""));
-        assert!(refused(&[("size", "1g")]).contains("no quota support"));
         assert_eq!(check(&"vol".parse().unwrap(), &BTreeMap::new()).unwrap(), None);
     }
 

@@ -1,0 +1,157 @@
+//! Loop devices: a file as a block device.
+//!
+//! Be aware: every device made here clears itself when it is closed for the
+//! last time, by whoever has it open or mounted. A process that dies with one
+//! leaves none behind.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use linux_raw_sys::loop_device::{
+    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CONFIGURE, LOOP_CTL_GET_FREE,
+    LOOP_SET_CAPACITY, loop_config, loop_info64,
+};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::ioctl;
+
+/// The block devices' major number.
+const MAJOR: u64 = 7;
+/// How often another process may take the free device before we do.
+const ATTEMPTS: u32 = 64;
+
+/// A loop device that this process holds open.
+#[derive(Debug)]
+pub struct LoopDevice {
+    /// `/dev/loopN`.
+    pub path: PathBuf,
+    /// Keeps it from clearing itself.
+    file: File,
+}
+
+impl LoopDevice {
+    /// Makes the file `backing` a block device, past the page cache where its
+    /// file system can do that.
+    ///
+    /// # Errors
+    /// Those of opening and of LOOP_CONFIGURE, which needs Linux 5.8.
+    pub fn attach(backing: &Path, read_only: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(!read_only).open(backing)?;
+        let direct = match Self::configure(&file, read_only, true) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+            done => Some(done),
+        };
+        direct.unwrap_or_else(|| Self::configure(&file, read_only, false))
+    }
+
+    fn configure(backing: &File, read_only: bool, direct: bool) -> io::Result<Self> {
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        let mut last = io::Error::from_raw_os_error(libc::EBUSY);
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the request takes no argument.
+            let number = unsafe { ioctl::number(&control, LOOP_CTL_GET_FREE, 0) }?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let file = open_device(&path, number)?;
+            let mut config = config(backing, read_only, direct)?;
+            // SAFETY: the request reads a loop_config.
+            match unsafe { ioctl::with(&file, LOOP_CONFIGURE, &mut config) } {
+                Ok(_) => return Ok(Self { path, file }),
+                // Somebody was faster.
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => last = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last)
+    }
+
+    /// The loop device with this device number, as of a file that lies on it:
+    /// `st_dev`. `None` when that is no loop device.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn of(device: u64) -> io::Result<Option<Self>> {
+        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        if major != MAJOR {
+            return Ok(None);
+        }
+        let number = i32::try_from(minor).map_err(|_| io::ErrorKind::InvalidData)?;
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let file = open_device(&path, number)?;
+        Ok(Some(Self { path, file }))
+    }
+
+    /// Takes over the size that the file behind it has now.
+    ///
+    /// # Errors
+    /// Those of the ioctl.
+    pub fn update_size(&self) -> io::Result<()> {
+        // SAFETY: the request takes no argument.
+        unsafe { ioctl::number(self.file.as_fd(), LOOP_SET_CAPACITY, 0) }.map(drop)
+    }
+
+    /// The file behind it, as it was called when the device was made; `None`
+    /// when there is none.
+    #[must_use]
+    pub fn backing(&self) -> Option<PathBuf> {
+        let name = self.path.file_name()?.to_str()?;
+        let mut text = std::fs::read(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+        while text.last() == Some(&b'\n') {
+            text.pop();
+        }
+        Some(PathBuf::from(OsString::from_vec(text)))
+    }
+}
+
+fn config(backing: &File, read_only: bool, direct: bool) -> io::Result<loop_config> {
+    let mut flags = LO_FLAGS_AUTOCLEAR as u32;
+    if direct {
+        flags |= LO_FLAGS_DIRECT_IO as u32;
+    }
+    if read_only {
+        flags |= LO_FLAGS_READ_ONLY as u32;
+    }
+    let info = loop_info64 {
+        lo_device: 0,
+        lo_inode: 0,
+        lo_rdevice: 0,
+        lo_offset: 0,
+        lo_sizelimit: 0,
+        lo_number: 0,
+        lo_encrypt_type: 0,
+        lo_encrypt_key_size: 0,
+        lo_flags: flags,
+        lo_file_name: [0; 64],
+        lo_crypt_name: [0; 64],
+        lo_encrypt_key: [0; 32],
+        lo_init: [0; 2],
+    };
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(loop_config { fd, block_size: 0, info, __reserved: [0; 8] })
+}
+
+/// Opens a loop device; makes its node where nothing else does.
+fn open_device(path: &Path, number: i32) -> io::Result<File> {
+    let open =
+        || OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path);
+    let file = match open() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let minor = u64::try_from(number).map_err(|_| io::ErrorKind::InvalidData)?;
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            match mknod(path, SFlag::S_IFBLK, mode, makedev(MAJOR, minor)) {
+                Ok(()) | Err(nix::errno::Errno::EEXIST) => open()?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        done => done?,
+    };
+    let found = file.metadata()?;
+    if !found.file_type().is_block_device() || nix::sys::stat::major(found.rdev()) != MAJOR {
+        return Err(io::Error::other(format!("{} is no loop device", path.display())));
+    }
+    Ok(file)
+}

@@ -1,0 +1,255 @@
+//! Content in a file: `content.img` holds an ext4 that is mounted on `_data`
+//! while somebody uses the volume.
+//!
+//! Be aware:
+//! - A file system is put together out of sight: the loop device is held by a
+//!   descriptor, the mount by another, and only a complete one is moved to its
+//!   place. A process that dies before leaves neither.
+//! - The file is sparse. What is freed inside is given back (`discard`), and
+//!   what is full outside shows inside as an error of the device: the file
+//!   system then turns read-only until it is mounted again.
+//! - An encrypted one has its content in a directory below the file system's
+//!   root, because that can't be encrypted itself.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{self as rfs, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use sampan_sys::loopdev::LoopDevice;
+use sampan_sys::{fsattr, mount};
+use sampan_types::VolumeName;
+
+use super::{Usage, bytes_text, directory};
+use crate::VolumeError;
+use crate::fault::fault;
+
+/// The file.
+pub(super) const FILE: &str = "content.img";
+/// The directory of encrypted content below the file system's root.
+const INNER: &str = "data";
+/// Where mkfs.ext4 is looked for beside PATH, which daemons often have short.
+const SBIN: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+/// Sizes are whole blocks.
+const BLOCK: u64 = 4096;
+/// The mode of the directory that is mounted on: nobody looks into it.
+const PLACE_MODE: u32 = 0o700;
+/// Below this there is no room for files beside the file system's tables.
+pub(super) const SMALLEST: u64 = 2 << 20;
+
+/// A file system that is mounted nowhere yet.
+pub(super) struct Detached {
+    /// Its root.
+    root: OwnedFd,
+    /// Keeps the device until the file system does.
+    _device: LoopDevice,
+}
+
+/// A size as the file has it.
+pub(super) fn rounded(size: u64) -> u64 {
+    size.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
+/// Makes the file with an empty file system of `size` bytes.
+pub(super) fn make(
+    name: &VolumeName,
+    dir: &Path,
+    size: u64,
+    encrypted: bool,
+) -> Result<(), VolumeError> {
+    let path = dir.join(FILE);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|f| f.set_len(rounded(size))).map_err(VolumeError::io("create", &path))?;
+    fault!("volume-create:after-image");
+    format(name, &path, encrypted)?;
+    fault!("volume-create:after-format");
+    make_place(dir)
+}
+
+/// Makes the directory that the file system is mounted on.
+pub(super) fn make_place(dir: &Path) -> Result<(), VolumeError> {
+    directory::make(&dir.join(super::DATA), PLACE_MODE)
+}
+
+/// Puts an empty ext4 into the file.
+fn format(name: &VolumeName, path: &Path, encrypted: bool) -> Result<(), VolumeError> {
+    let tool = find_tool("mkfs.ext4").ok_or_else(|| no_tool(name))?;
+    let mut command = Command::new(tool);
+    // No blocks are kept back for root, who is the only one to write here.
+    command.args(["-q", "-F", "-m", "0", "-e", "remount-ro", "-E", "root_owner=0:0"]);
+    if encrypted {
+        command.args(["-O", "encrypt"]);
+    }
+    let output = command
+        .arg(path)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(VolumeError::io("run mkfs.ext4 for", path))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().replace('\n', "; ");
+    let error = io::Error::other(format!("mkfs.ext4 ended with {}: {said}", output.status));
+    Err(VolumeError::io("make a file system in", path)(error))
+}
+
+fn find_tool(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(SBIN.iter().map(PathBuf::from));
+    places.map(|p| p.join(tool)).find(|p| p.is_file())
+}
+
+/// Whether mkfs.ext4 is there.
+pub(super) fn can_format() -> bool {
+    find_tool("mkfs.ext4").is_some()
+}
+
+/// The error of a host without it.
+pub(super) fn no_tool(name: &VolumeName) -> VolumeError {
+    VolumeError::NoTool { name: name.to_string(), tool: "mkfs.ext4", package: "e2fsprogs" }
+}
+
+/// Puts the file system of `dir` together without mounting it anywhere.
+pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeError> {
+    let path = dir.join(FILE);
+    let failed = |operation| VolumeError::io(operation, &path);
+    // A growth that was interrupted, or asked for while it was not mounted.
+    let length = fs::metadata(&path).map_err(failed("examine"))?.len();
+    let wanted = limit.map_or(length, rounded);
+    if wanted > length {
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+        file.set_len(wanted).map_err(failed("grow"))?;
+    }
+    let device = LoopDevice::attach(&path, false).map_err(failed("make a loop device of"))?;
+    fault!("volume-mount:after-device");
+    let root = mount_detached(&device).map_err(failed("mount the file system in"))?;
+    // Does nothing when it fills the file, which it does not after a crash
+    // in between. One that can't grow is good for what it holds.
+    if let Err(error) = grow(&root, wanted.max(length)) {
+        tracing::warn!(path = %path.display(), %error, "the file system does not fill its file");
+    }
+    Ok(Detached { root, _device: device })
+}
+
+fn mount_detached(device: &LoopDevice) -> io::Result<OwnedFd> {
+    let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", device.path.as_path())?;
+    fsconfig_set_flag(&context, "discard")?;
+    fsconfig_create(&context)?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(fsmount(&context, flags, MountAttrFlags::empty())?)
+}
+
+impl Detached {
+    /// Its root, as a path that this process can use.
+    pub(super) fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()))
+    }
+
+    /// Empties a new file system: the checker's directory is made again by
+    /// whoever checks.
+    pub(super) fn remove_lost_and_found(&self) -> Result<(), VolumeError> {
+        match fs::remove_dir(self.root().join("lost+found")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(VolumeError::io("remove", "lost+found")(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The directory of encrypted content.
+    pub(super) fn inner(&self) -> PathBuf {
+        self.root().join(INNER)
+    }
+
+    /// Mounts it, or its directory of encrypted content, at `target`.
+    pub(super) fn attach(&self, target: &Path, encrypted: bool) -> Result<(), VolumeError> {
+        let attach = || -> io::Result<()> {
+            let inner;
+            let what = if encrypted {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                inner = open_tree(&self.root, INNER, flags)?;
+                inner.as_fd()
+            } else {
+                self.root.as_fd()
+            };
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            Ok(move_mount(what, "", rfs::CWD, target, flags)?)
+        };
+        attach().map_err(VolumeError::io("mount the volume's file system on", target))
+    }
+}
+
+/// Grows what is mounted on `target`, or only the file when nothing is.
+pub(super) fn resize(dir: &Path, limit: u64) -> Result<(), VolumeError> {
+    let path = dir.join(FILE);
+    let target = dir.join(super::DATA);
+    let wanted = rounded(limit);
+    let failed = |operation| VolumeError::io(operation, &path);
+    let file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+    if file.metadata().map_err(failed("examine"))?.len() < wanted {
+        file.set_len(wanted).map_err(failed("grow"))?;
+    }
+    fault!("volume-resize:after-image");
+    if !mount::is_mounted(&target).map_err(failed("look for the mount of"))? {
+        return Ok(());
+    }
+    let on = fs::metadata(&target).map_err(VolumeError::io("examine", &target))?.dev();
+    let device = LoopDevice::of(on).map_err(failed("find the loop device of"))?;
+    let foreign = || failed("grow")(io::Error::other("it is not what is mounted on _data"));
+    let device = device.filter(|d| d.backing().is_some_and(|b| b == path)).ok_or_else(foreign)?;
+    device.update_size().map_err(failed("grow the loop device of"))?;
+    fault!("volume-resize:after-device");
+    let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rfs::open(&target, open, Mode::empty())
+        .map_err(|e| VolumeError::io("open", &target)(e.into()))?;
+    grow(&root, wanted).map_err(failed("grow the file system in"))
+}
+
+fn grow(dir: &OwnedFd, size: u64) -> io::Result<()> {
+    let block = u64::try_from(rfs::fstatvfs(dir)?.f_bsize.max(1)).unwrap_or(BLOCK);
+    fsattr::grow_ext4(dir, size / block)
+}
+
+/// Why the file can't be given this size; `None` when it can.
+pub(super) fn refusal(dir: &Path, size: u64) -> Result<Option<String>, VolumeError> {
+    let path = dir.join(FILE);
+    let length = fs::metadata(&path).map_err(VolumeError::io("examine", &path))?.len();
+    Ok((rounded(size) < length).then(|| {
+        format!(
+            "it lies in an image file, which can only grow, and has {} already: make a smaller \
+             volume and copy the content",
+            bytes_text(length)
+        )
+    }))
+}
+
+/// What the mounted file system, or else the file, holds.
+pub(super) fn usage(dir: &Path, limit: Option<u64>) -> Result<Usage, VolumeError> {
+    let target = dir.join(super::DATA);
+    let path = dir.join(FILE);
+    if mount::is_mounted(&target).map_err(VolumeError::io("look for", &target))? {
+        let found = rfs::statvfs(&target)
+            .map_err(|e| VolumeError::io("examine the file system on", &target)(e.into()))?;
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
+        return Ok(Usage { bytes: used.saturating_mul(found.f_frsize), limit });
+    }
+    let found = fs::metadata(&path).map_err(VolumeError::io("examine", &path))?;
+    Ok(Usage { bytes: found.blocks().saturating_mul(512), limit })
+}
+
+/// Lets a file system write again that a process froze which then died.
+pub(super) fn thaw(target: &Path) -> Result<(), VolumeError> {
+    let failed = |e| VolumeError::io("let writing go on in", target)(e);
+    let root = File::open(target).map_err(failed)?;
+    fsattr::thaw(&root).map_err(VolumeError::io("let writing go on in", target))
+}
