@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SOON, has, host, host_with, web};
+use common::{SAMPAN, SOON, has, host, host_with, web};
 use sampan_testkit::{Host, Lan, eventually};
 
 fn reached(lan: &Lan, h: &Host, port: u16) -> bool {
@@ -28,7 +28,7 @@ fn the_hosts_firewall_is_obeyed() {
     h.docker(&format!("run -d --name ww -p 8080:80 -p 8081:80 busybox {}", web(80)));
     eventually("the port", SOON, || reached(&lan, &h, 8080).then_some(()));
     assert_eq!(exposure(&h, "ww"), "everyone");
-    let second = Duration::from_secs(1);
+    let second = Duration::from_secs(1) * sampan_testkit::busy();
     let blocked = || (!reached(&lan, &h, 8080)).then_some(());
     let open = || reached(&lan, &h, 8080).then_some(());
     h.sh("nft 'table inet mine { chain in { type filter hook input priority 0; tcp dport 8080 drop; }; }'");
@@ -63,6 +63,39 @@ fn ports_of_both_families_and_every_protocol() {
     has(&h.sh("nft list map inet sampan ports6 || nft list ruleset"), &["tcp . 8080"]);
     h.docker("rm -f ww");
     h.docker("network rm blue");
+}
+
+#[test]
+fn the_host_reaches_containers_without_ipv6_by_localhost() {
+    let test = "the_host_reaches_containers_without_ipv6_by_localhost";
+    let Some((_lan, mut h)) = host(test) else { return };
+    h.docker(&format!(
+        "run -d --name ww -p 8080:80 -p 127.0.0.1:8081:80 -p [::1]:8082:80 busybox {}",
+        web(80)
+    ));
+    let reached = |h: &Host, address: &str, port: u16| {
+        h.run(&format!("curl -fs --max-time 1 'http://{address}:{port}/'")).code == 0
+    };
+    eventually("the port", SOON, || reached(&h, "127.0.0.1", 8080).then_some(()));
+    assert!(reached(&h, "[::1]", 8080) && reached(&h, "[::1]", 8082));
+    assert!(!reached(&h, "[::1]", 8081), "a port of 127.0.0.1 alone");
+    h.stop_daemon("KILL");
+    assert!(reached(&h, "[::1]", 8080), "without a daemon");
+    h.start_daemon(SAMPAN, &[]);
+    assert!(reached(&h, "[::1]", 8080) && reached(&h, "[::1]", 8082));
+    h.docker("restart -t0 ww");
+    eventually("the port again", SOON, || reached(&h, "[::1]", 8080).then_some(()));
+    h.docker("rm -f ww");
+    assert!(!reached(&h, "[::1]", 8080));
+
+    h.docker(&format!("run -d --name off -p 8080:80 busybox {}", web(80)));
+    eventually("the port", SOON, || reached(&h, "[::1]", 8080).then_some(()));
+    h.stop_daemon("TERM");
+    h.start_daemon(SAMPAN, &["--host-ipv6-ports=false"]);
+    let some_seconds = Duration::from_secs(15);
+    eventually("refused", some_seconds, || (!reached(&h, "[::1]", 8080)).then_some(()));
+    assert!(reached(&h, "127.0.0.1", 8080));
+    h.docker("rm -f off");
 }
 
 #[test]
