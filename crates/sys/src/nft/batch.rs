@@ -15,6 +15,8 @@ const NFTA_BATCH_GENID: u16 = 1;
 const ELEMENTS_PER_MESSAGE: usize = 256;
 /// The longest comment that nft reads back, in bytes.
 const COMMENT_MAX: usize = 127;
+/// The link of a hook.
+pub(super) const NFTA_HOOK_DEV: u16 = 3;
 /// `NFTNL_UDATA_RULE_COMMENT`, `NFTNL_UDATA_SET_ELEM_COMMENT`.
 const UDATA_COMMENT: u8 = 0;
 
@@ -134,6 +136,9 @@ impl Batch {
         if let Some(base) = chain.base {
             m.nest(4, |m| {
                 m.be32(1, base.hook as u32).raw(2, &base.priority.to_be_bytes());
+                if let Some(link) = base.hook.link() {
+                    m.text(NFTA_HOOK_DEV, link);
+                }
             });
             m.be32(5, base.policy as u32).text(7, base.kind.name());
         }

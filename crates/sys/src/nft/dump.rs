@@ -2,8 +2,8 @@
 
 use super::Nft;
 use super::batch::{
-    Kind, NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFT_SET_TIMEOUT, NFTA_SET_ELEM_EXPIRATION,
-    NFTA_SET_ELEM_FLAGS, comment_of, message,
+    Kind, NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFT_SET_TIMEOUT, NFTA_HOOK_DEV,
+    NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_FLAGS, comment_of, message,
 };
 use super::expr::Expr;
 use super::model::{
@@ -147,7 +147,8 @@ fn parse_chain(body: &[u8]) -> Option<Chain> {
                 "nat" => ChainKind::Nat,
                 _ => return None,
             },
-            hook: Hook::of(u32_be(find(hook, 1)?))?,
+            hook: Hook::of(u32_be(find(hook, 1)?))
+                .filter(|h| h.link() == find(hook, NFTA_HOOK_DEV).map(text).as_deref())?,
             priority: u32_be(find(hook, 2)?).cast_signed(),
             policy: if u32_be(find(body, 5)?) == 0 { Policy::Drop } else { Policy::Accept },
         })

@@ -102,12 +102,22 @@ pub enum Hook {
     Output = 3,
     /// About to leave.
     Postrouting = 4,
+    /// Just come back by the loopback link `lo`, before everything else
+    /// (`NF_INET_INGRESS` of that link, kernel 5.10): what goes by other links
+    /// does not meet the chain at all.
+    Loopback = 5,
 }
 
 impl Hook {
+    /// The link whose packets pass here, where the hook is one of a link.
+    pub(super) fn link(self) -> Option<&'static str> {
+        (self == Self::Loopback).then_some("lo")
+    }
+
     /// The hook with the kernel's number.
     pub(super) fn of(number: u32) -> Option<Self> {
-        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting]
+        use Hook::{Forward, Input, Loopback, Output, Postrouting, Prerouting};
+        [Prerouting, Input, Forward, Output, Postrouting, Loopback]
             .into_iter()
             .find(|hook| *hook as u32 == number)
     }
