@@ -32,6 +32,25 @@ pub use rootfs::{add_program, busybox_rootfs};
 
 use std::time::{Duration, Instant};
 
+/// By how much slower than alone a test runs on this machine at the moment:
+/// programs that want to run, for each processor. What has to end within some
+/// time, or is waited for in vain, gets that much more.
+#[must_use]
+pub fn busy() -> u32 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as f64);
+    slowness(&text, cores)
+}
+
+/// From `/proc/loadavg`: the mean of the last minute, and how many want to run
+/// at this moment.
+fn slowness(loadavg: &str, cores: f64) -> u32 {
+    let mut fields = loadavg.split_whitespace();
+    let mean = fields.next().and_then(|f| f.parse().ok()).unwrap_or(0.0_f64);
+    let now = fields.nth(2).and_then(|f| f.split('/').next()?.parse().ok()).unwrap_or(0.0);
+    (mean.max(now) / cores).ceil().clamp(1.0, 16.0) as u32
+}
+
 /// Waits until `condition` returns something, for what no event tells: a
 /// kernel counter, a file in a container. Looks again every 20 ms.
 ///
@@ -46,5 +65,23 @@ pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
         }
         assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_of_the_queues_counts() {
+        for (text, slower) in [
+            ("0.10 0.2 0.3 1/200 9", 1),
+            ("7.90 0.2 0.3 1/200 9", 4),
+            ("0.10 0.2 0.3 9/200 9", 5),
+            ("900.0 0.2 0.3 1/200 9", 16),
+            ("", 1),
+        ] {
+            assert_eq!(slowness(text, 2.0), slower, "{text}");
+        }
     }
 }
