@@ -1,6 +1,7 @@
 //! The program that leads connections by IPv6, hung at the root of the control
 //! groups: who is led and who is not, what sockets are shown, and that it is
 //! replaced and taken off. Needs root.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
