@@ -42,7 +42,7 @@ fn until_answered(socket: &UdpSocket, to: SocketAddr) -> Duration {
         if socket.recv(&mut [0; 64]).is_ok() {
             return start.elapsed();
         }
-        assert!(start.elapsed() < Duration::from_secs(5), "a black hole");
+        assert!(start.elapsed() < Duration::from_secs(30), "a black hole");
     }
 }
 
@@ -58,7 +58,7 @@ fn datagrams_find_the_container_that_came_back_with_another_address() {
             let _ = client.send_to(b"?", to);
             lab.join(&spec).await.serve_udp(53);
             let took = until_answered(&client, to);
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < Duration::from_secs(1) * sampan_testkit::busy(), "{took:?}");
             let _ = client.send_to(b"?", to);
             lab.networks.leave(&spec.sandbox).await.unwrap();
         }
@@ -233,7 +233,7 @@ fn ten_thousand_ports_cost_little() {
         println!("leave: {:?}", start.elapsed());
         assert_eq!(sh("nft list map inet sampan ports | grep -c : || true").trim(), "1");
         // In a build without optimisation, on a machine that does other things.
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < Duration::from_secs(2) * sampan_testkit::busy(), "{took:?}");
     });
 }
 

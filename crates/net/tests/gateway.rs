@@ -138,11 +138,9 @@ fn what_cannot_be_answered_is_refused_at_once() {
         let blue = blue(|_| {});
         lab.networks.create_network(blue.clone()).await.unwrap();
         let _web = started(&lab, &on(&blue, 2, &["8080:80", "[::]:8080:80"])).await;
-        let start = std::time::Instant::now();
         if sh("ls /proc/sys/net | grep -c bridge || true").trim() == "1" {
-            assert_eq!(ask_from_host(Ipv6Addr::LOCALHOST, 8080), None);
+            assert!(lab::refused_here(Ipv6Addr::LOCALHOST, 8080), "clients need not wait");
         }
-        assert!(start.elapsed() < std::time::Duration::from_millis(300), "{:?}", start.elapsed());
         assert_eq!(ask_from_host(Ipv4Addr::LOCALHOST, 8080), says("10.60.0.1"));
     });
 }

@@ -170,7 +170,7 @@ fn what_is_removed_under_traffic_is_restored() {
             assert_eq!(foreign(), before, "{damage}: what is not ours is as it was");
         }
         times.sort();
-        assert!(times[times.len() / 2] < PROMISED, "{times:?}");
+        assert!(times[times.len() / 2] < PROMISED * sampan_testkit::busy(), "{times:?}");
     });
 }
 
@@ -236,7 +236,7 @@ fn limits_of_bandwidth_come_back() {
 
 /// So many addresses go with their link that the kernel's telling of it does
 /// not fit into the room for it.
-const FLOOD: u32 = 20_000;
+const FLOOD: u32 = 8_000;
 
 #[test]
 fn lost_events_are_made_up_for() {
@@ -543,7 +543,8 @@ fn interfaces_on_the_lan_come_back() {
             let begin = Instant::now();
             on_lan.netns.run(|| sh(damage)).unwrap();
             let repair = repaired(&mut repairs, RepairKind::Endpoint).await;
-            assert!(begin.elapsed() < PROMISED, "{damage}: {:?}", begin.elapsed());
+            let took = begin.elapsed();
+            assert!(took < PROMISED * sampan_testkit::busy(), "{damage}: {took:?}");
             println!("{damage}: {repair} after {:?}", begin.elapsed());
         }
         assert!(lab::ask(&lab.outside, address, 80).is_some());

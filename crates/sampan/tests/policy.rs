@@ -89,7 +89,7 @@ fn policies_change_what_running_containers_may() {
     });
     assert_eq!(h.api("POST", "/sampan/policies", Some(&body)).status, 201);
     let took = began.elapsed();
-    assert!(took < Duration::from_millis(500), "a policy took {took:?}");
+    assert!(took < Duration::from_millis(500) * sampan_testkit::busy(), "a policy took {took:?}");
     println!("a policy took {took:?}");
     assert!(!reaches(&h, "cron", &db, 80) && reaches(&h, "web", &db, 80));
     // Who comes later, connects later or is called otherwise later.

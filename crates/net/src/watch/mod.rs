@@ -193,6 +193,8 @@ impl Watcher {
         let state = inner.state();
         for link in links.iter().filter(|l| lost.contains(&l.index)) {
             let Some(Mark::Endpoint(sandbox, _)) = Mark::read(&link.alias, &inner.instance) else {
+                // Perhaps by which published ports are led directly.
+                scope.direct = true;
                 continue;
             };
             let Some(joined) = state.sandboxes.get(&sandbox) else { continue };

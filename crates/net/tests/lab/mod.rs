@@ -37,8 +37,13 @@ pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
 pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
 /// The host's address on the default bridge.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
-/// How long a packet that is dropped is waited for.
+/// How long a packet that is dropped is waited for, where nobody else wants to
+/// run: longer than any answer takes.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+fn patience() -> Duration {
+    PATIENCE * sampan_testkit::busy()
+}
 
 /// A host: the namespace of the thread that made it.
 pub struct Lab {
@@ -261,8 +266,8 @@ pub fn serve(netns: &NetNs, port: u16) {
 
 /// As [`ask`], from the calling thread's namespace.
 pub fn ask_here(address: SocketAddr) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, patience()).ok()?;
+    stream.set_read_timeout(Some(patience())).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     Some(text)
@@ -275,6 +280,13 @@ pub fn ask(netns: &NetNs, ip: impl Into<IpAddr>, port: u16) -> Option<String> {
     netns.run(|| ask_here(address)).unwrap()
 }
 
+/// Whether somebody says no to a client in the calling thread's namespace: what
+/// is dropped gets no answer at all.
+pub fn refused_here(ip: impl Into<IpAddr>, port: u16) -> bool {
+    let answer = TcpStream::connect_timeout(&SocketAddr::new(ip.into(), port), patience());
+    answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 /// As [`ask`], from the host itself.
 pub fn ask_from_host(ip: impl Into<IpAddr>, port: u16) -> Option<String> {
     ask_here(SocketAddr::new(ip.into(), port))
@@ -283,7 +295,7 @@ pub fn ask_from_host(ip: impl Into<IpAddr>, port: u16) -> Option<String> {
 /// A socket in a namespace for several questions of one UDP flow.
 pub fn udp(netns: &NetNs) -> UdpSocket {
     let socket = netns.run(|| UdpSocket::bind(("::", 0)).unwrap()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(patience())).unwrap();
     socket
 }
 
