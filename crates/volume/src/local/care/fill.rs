@@ -63,8 +63,7 @@ pub(super) fn fill(
 
 /// Writes all of the file system of `dir` to the disk.
 pub(super) fn settle(dir: &Path) -> Result<(), VolumeError> {
-    let synchronised = fs::File::open(dir).and_then(|dir| Ok(rfs::syncfs(dir)?));
-    synchronised.map_err(|e| match e.kind() {
+    file::sync_fs(dir).map_err(|e| match e.kind() {
         // Room that was promised when it was written, and wasn't there.
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             VolumeError::Full { path: dir.to_owned(), source: e }
