@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use ipnet::Ipv6Net;
 use sampan_image::registry::{InsecureRegistries, Mirror};
 use sampan_runtime::{logs, spec};
 use sampan_types::docker::ResourcesUlimits;
@@ -83,11 +83,6 @@ impl EngineConfig {
                     base.trunc()
                 ));
             }
-            if matches!(base, IpNet::V6(_)) {
-                return Err(EngineError::NotSupported(format!(
-                    "default-address-pool {base}: networks have IPv4 addresses only"
-                )));
-            }
         }
         let Some(bridge) = &self.bridge else { return Ok(()) };
         if let (Some(address), Some(range)) = (bridge.address, bridge.fixed_cidr)
@@ -98,6 +93,21 @@ impl EngineConfig {
                 address.trunc()
             ));
         }
+        if let (Some(address), Some(range)) = (bridge.address6, bridge.fixed_cidr6)
+            && !address.contains(&range)
+        {
+            return invalid(format!(
+                "fixed-cidr-v6 {range}: it must lie within the bridge's network {}",
+                address.trunc()
+            ));
+        }
+        for (setting, net) in [("bip6", bridge.address6), ("fixed-cidr-v6", bridge.fixed_cidr6)] {
+            if let Some(net) = net
+                && let Some(what) = unusable6(&net)
+            {
+                return invalid(format!("{setting} {net}: {what}"));
+            }
+        }
         match bridge.gateway {
             Some(gateway) => Err(EngineError::NotSupported(format!(
                 "default-gateway {gateway}: only the bridge's own address can be the containers' \
@@ -106,6 +116,20 @@ impl EngineConfig {
             None => Ok(()),
         }
     }
+}
+
+/// Why containers can't have addresses of an IPv6 network, if they can't.
+fn unusable6(net: &Ipv6Net) -> Option<&'static str> {
+    let first = net.network();
+    if net.prefix_len() > 126 {
+        return Some("it has no room for a container");
+    }
+    if first.is_multicast() || first.is_loopback() || first.is_unspecified() {
+        return Some("containers need a network of unicast addresses");
+    }
+    first.is_unicast_link_local().then_some(
+        "link-local addresses lead nowhere from the bridge: give a unique local network (fd00::/8)",
+    )
 }
 
 fn invalid<T>(message: impl Into<String>) -> Result<T> {
@@ -174,7 +198,7 @@ mod tests {
         has(refused(|c| c.max_concurrent_uploads = 0), "max-concurrent-uploads");
         has(refused(|c| c.registry_mirrors.push("ftp://x".into())), "mirror");
         has(refused(|c| c.insecure_registries.push("http://x/y".into())), "insecure registry");
-        has(refused(|c| c.address_pools.push(("fd00::/48".parse().unwrap(), 64))), "fd00::/48");
+        has(refused(|c| c.address_pools.push(("fd00::1/48".parse().unwrap(), 64))), "fd00::/48");
         has(refused(|c| c.default_runtime = Some("no-such-runtime".into())), "no-such-runtime");
         has(refused(|c| drop(c.runtimes.insert("x".into(), "/etc/passwd".into()))), "executable");
         has(refused(|c| drop(c.runtimes.insert("sampan".into(), "/bin/sh".into()))), "built-in");

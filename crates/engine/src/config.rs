@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The default bridge network, `docker0`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,13 @@ pub struct BridgeConfig {
     pub address: Option<Ipv4Net>,
     /// `--fixed-cidr`: the part of the network that containers get addresses from.
     pub fixed_cidr: Option<Ipv4Net>,
+    /// `--ipv6`: whether containers of the default bridge have IPv6 addresses.
+    pub ipv6: bool,
+    /// `--bip6`: the bridge's own IPv6 address with the length of its network.
+    pub address6: Option<Ipv6Net>,
+    /// `--fixed-cidr-v6`: the part of the IPv6 network that containers get
+    /// addresses from; the network itself when nothing else says what it is.
+    pub fixed_cidr6: Option<Ipv6Net>,
     /// `--default-gateway`: where containers route to, when not the bridge.
     pub gateway: Option<IpAddr>,
     /// The interfaces' MTU; `None`: the kernel's default of 1500.
@@ -32,6 +39,9 @@ impl Default for BridgeConfig {
             name: "docker0".to_owned(),
             address: None,
             fixed_cidr: None,
+            ipv6: false,
+            address6: None,
+            fixed_cidr6: None,
             gateway: None,
             mtu: None,
             icc: true,
@@ -77,11 +87,17 @@ pub struct EngineConfig {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// `--default-runtime`: `None` is the built-in one.
     pub default_runtime: Option<String>,
+    /// `--strict-binds`: whether a bind whose source does not exist is refused
+    /// although it was asked to be made.
+    pub strict_binds: bool,
     /// The default bridge; `None` with `--bridge=none`.
     pub bridge: Option<BridgeConfig>,
     /// `--network-redirect`: whether containers on one bridge network reach
     /// each other past the bridge.
     pub network_redirect: bool,
+    /// `--host-ipv6-ports`: whether the host's own programs reach published
+    /// ports by IPv6 also where packets would find no way.
+    pub host_ipv6_ports: bool,
     /// `--respect-host-firewall`: whether published ports obey what the host's
     /// own firewall lets into the host.
     pub respect_host_firewall: bool,
@@ -144,6 +160,8 @@ impl EngineConfig {
             default_runtime: None,
             bridge: Some(BridgeConfig::default()),
             network_redirect: true,
+            host_ipv6_ports: true,
+            strict_binds: false,
             respect_host_firewall: false,
             address_pools: Vec::new(),
             plugin_dirs: Vec::new(),

@@ -1,8 +1,10 @@
-//! `--link`: names in the hosts file, variables in the environment.
+//! `--link`: names in the hosts file, variables in the environment, ways
+//! between containers that are kept from each other.
 
 mod common;
 
-use common::{field, has, host, host_with};
+use common::{SAMPAN, SOON, field, has, host, host_with};
+use sampan_testkit::{Host, eventually};
 
 #[test]
 fn links_on_the_default_bridge() {
@@ -55,12 +57,86 @@ fn wrong_links_are_refused() {
     assert_eq!(h.docker("ps -aq -f name=^xx$"), "");
 }
 
+/// Whether a container reaches a page of another one.
+fn reaches(h: &Host, from: &str, url: &str) -> bool {
+    let pid = field(h, from, "{{.State.Pid}}");
+    h.run(&format!("nsenter -t {pid} -n curl -gfs --max-time 1 '{url}'")).code == 0
+}
+
 #[test]
-fn links_through_a_closed_bridge_are_refused() {
-    let args = ["--icc=false"];
-    let Some((_lan, h)) = host_with("links_through_a_closed_bridge_are_refused", &args) else {
+fn links_open_what_is_exposed_on_a_closed_bridge() {
+    let args = ["--icc=false", "--ipv6", "--fixed-cidr-v6=fd77::/64"];
+    let Some((_lan, mut h)) = host_with("links_open_what_is_exposed_on_a_closed_bridge", &args)
+    else {
         return;
     };
-    h.docker("run -dit --name aa --expose 80 busybox");
-    has(&h.docker_fails("run --rm --link aa:x busybox true").1, &["icc=false", "policy"]);
+    let serve = "sh -c 'mkdir /www; echo x >/www/index.html; httpd -p 81 -h /www; \
+                 exec httpd -f -p 80 -h /www'";
+    h.docker(&format!("run -d --name aa --expose 80 busybox {serve}"));
+    h.docker("run -d --name bb --link aa:x busybox sleep 1000");
+    h.docker("run -d --name cc busybox sleep 1000");
+    let four = field(&h, "aa", "{{.NetworkSettings.IPAddress}}");
+    let six = field(&h, "aa", "{{.NetworkSettings.GlobalIPv6Address}}");
+    let urls = |port: u16| [format!("http://{four}:{port}/"), format!("http://[{six}]:{port}/")];
+    eventually("the page", SOON, || reaches(&h, "bb", &urls(80)[0]).then_some(()));
+    let check = |h: &Host, when: &str| {
+        for url in urls(80) {
+            assert!(reaches(h, "bb", &url), "{when}: {url}");
+            assert!(!reaches(h, "cc", &url), "{when}: a stranger");
+        }
+        for url in urls(81) {
+            assert!(!reaches(h, "bb", &url), "{when}: not exposed");
+        }
+    };
+    check(&h, "linked");
+    h.stop_daemon("KILL");
+    check(&h, "without a daemon");
+    h.start_daemon(SAMPAN, &args);
+    check(&h, "with another daemon");
+    // Every one of them may be started anew, the target elsewhere.
+    h.docker("restart -t0 bb");
+    h.docker("stop -t0 aa");
+    h.docker(&format!("run -d --name taker --ip {four} busybox sleep 1000"));
+    h.docker("start aa");
+    let moved = field(&h, "aa", "{{.NetworkSettings.IPAddress}}");
+    assert_ne!(moved, four);
+    let url = format!("http://{moved}:80/");
+    eventually("the page elsewhere", SOON, || reaches(&h, "bb", &url).then_some(()));
+    // What is published later is exposed, too.
+    let out = h.run(&format!("{SAMPAN} -H $DOCKER_HOST update --publish-add 8081:81 aa"));
+    assert_eq!(out.code, 0, "{}", out.errors());
+    assert!(reaches(&h, "bb", &format!("http://{moved}:81/")));
+    h.docker("rm --link bb/x");
+    assert!(!reaches(&h, "bb", &url), "the link is gone");
+    h.docker("rm -f aa bb cc taker");
+    let left =
+        h.sh("nft list set inet $(nft list tables inet | grep -o 'sampan[^ ]*' | head -1) links");
+    assert!(!left.contains("elements"), "{left}");
+}
+
+#[test]
+fn links_open_what_is_exposed_on_closed_networks() {
+    let Some((_lan, h)) = host("links_open_what_is_exposed_on_closed_networks") else { return };
+    h.docker("network create -o com.docker.network.bridge.enable_icc=false shy");
+    h.docker(&format!("run -d --name aa --net shy --expose 80 busybox {}", common::web(80)));
+    h.docker("run -d --name bb --net shy --link aa:x busybox sleep 1000");
+    h.docker("run -d --name cc --net shy busybox sleep 1000");
+    let url = format!("http://{}/", field(&h, "aa", "{{.NetworkSettings.Networks.shy.IPAddress}}"));
+    eventually("the page", SOON, || reaches(&h, "bb", &url).then_some(()));
+    assert!(!reaches(&h, "cc", &url));
+    h.docker("network disconnect shy cc");
+    h.docker("network connect --link aa:x shy cc");
+    assert!(reaches(&h, "cc", &url));
+    h.docker("network disconnect shy cc");
+    h.docker("network connect shy cc");
+    assert!(!reaches(&h, "cc", &url));
+    h.docker(
+        "network create --internal -o com.docker.network.bridge.enable_icc=false \
+         -o com.docker.network.bridge.gateway_mode_ipv4=isolated apart",
+    );
+    h.docker("run -d --name dd --net apart busybox sleep 1000");
+    has(
+        &h.docker_fails("run --rm --net apart --link dd:x busybox true").1,
+        &["network apart", "no address on the host"],
+    );
 }

@@ -4,16 +4,44 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sampan_net::{DriverConfig, MacAddr, RateLimit};
+use sampan_types::EndpointId;
 use sampan_types::docker::EndpointSettings;
 
 use crate::container_view::dns_names;
 use crate::error::{EngineError, Result};
 use crate::networks::{NetworkRecord, PREDEFINED};
-use crate::record::{ContainerRecord, EndpointRecord};
+use crate::record::{ContainerRecord, EndpointLive, EndpointRecord};
 
 /// The longest name of an interface, in bytes.
 const INTERFACE_NAME_MAX: usize = 15;
+
+impl EndpointLive {
+    /// An endpoint with these addresses of a network.
+    pub(crate) fn new(
+        endpoint: EndpointId,
+        addresses: &[IpAddr],
+        network: &NetworkRecord,
+        mac: Option<String>,
+    ) -> Self {
+        let find = |v4: bool| {
+            let address = addresses.iter().find(|a| a.is_ipv4() == v4)?;
+            let subnet = network.ipam.iter().find(|s| s.subnet.contains(address))?;
+            Some((IpNet::new_assert(*address, subnet.subnet.prefix_len()), subnet.gateway))
+        };
+        let (four, six) = (find(true), find(false));
+        let way_out = !network.internal && network.driver.has_gateway();
+        Self {
+            endpoint,
+            address: four.map(|(net, _)| net),
+            address6: six.map(|(net, _)| net),
+            gateway: four.map(|(_, gateway)| gateway).filter(|_| way_out),
+            gateway6: six.map(|(_, gateway)| gateway).filter(|_| way_out),
+            mac,
+        }
+    }
+}
 
 /// The driver options of an endpoint (`--driver-opt`), read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,6 +169,34 @@ pub(crate) fn wanted_addresses(config: &EndpointSettings) -> Result<Vec<IpAddr>>
     Ok(both.into_iter().flatten().collect())
 }
 
+/// The addresses of the link alone that a user asks for (`--link-local-ip`).
+pub(crate) fn link_locals(config: &EndpointSettings) -> Result<Vec<IpAddr>> {
+    let asked = config.ipam_config.iter().flat_map(|i| i.link_local_ips.iter().flatten());
+    let mut all: Vec<IpAddr> = Vec::new();
+    for text in asked {
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| EngineError::Invalid(format!("invalid link-local IP address: {text}")))?;
+        let fits = match address {
+            IpAddr::V4(a) => a.is_link_local() && !matches!(a.octets(), [_, _, 0 | 255, _]),
+            IpAddr::V6(a) => a.is_unicast_link_local(),
+        };
+        if !fits {
+            return Err(EngineError::Invalid(format!(
+                "invalid link-local IP address: {text}: one from 169.254.1.0 to 169.254.254.255 \
+                 or in fe80::/10 expected"
+            )));
+        }
+        if all.contains(&address) {
+            return Err(EngineError::Invalid(format!(
+                "invalid link-local IP address: {text} is given twice"
+            )));
+        }
+        all.push(address);
+    }
+    Ok(all)
+}
+
 /// Checks what a user asks of a connection to a network.
 ///
 /// # Errors
@@ -203,18 +259,17 @@ fn check_addresses(network: &NetworkRecord, config: &EndpointSettings) -> Result
             network.name
         )))
     };
-    let link_local = config.ipam_config.as_ref().and_then(|i| i.link_local_ips.as_ref());
-    if let Some(address) = link_local.and_then(|l| l.first()) {
-        return Err(EngineError::NotSupported(format!(
-            "link-local address {address} on network {}: --link-local-ip is not supported",
-            network.name
-        )));
+    let linkless = matches!(network.driver, DriverConfig::Host | DriverConfig::None);
+    if let (true, Some(address)) = (linkless, link_locals(config)?.first()) {
+        return refused(format!(
+            "link-local address {address}: there is no interface to give it to"
+        ));
     }
     let addresses = wanted_addresses(config)?;
     if addresses.is_empty() {
         return Ok(());
     }
-    if matches!(network.driver, DriverConfig::Host | DriverConfig::None) {
+    if linkless {
         return refused(
             "user specified IP address is supported on user defined networks only".to_owned(),
         );
@@ -298,6 +353,28 @@ mod tests {
         let unknown = with("what.ever", "1").unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::NotImplemented);
         assert!(unknown.to_string().contains("what.ever"));
+    }
+
+    #[test]
+    fn link_local_addresses_are_checked() {
+        let asked = |network: &NetworkRecord, list: &[&str]| {
+            let list = list.iter().map(|a| (*a).to_owned()).collect();
+            let ipam = EndpointIpamConfig { link_local_ips: Some(list), ..Default::default() };
+            let config = EndpointSettings { ipam_config: Some(ipam), ..Default::default() };
+            check_endpoint(network, &config).map(|()| link_locals(&config).unwrap_or_default())
+        };
+        let mut network = bridge();
+        network.ipam[0].chosen = false;
+        assert_eq!(asked(&network, &["169.254.7.9", "fe80::9"]).unwrap().len(), 2);
+        for wrong in ["10.0.0.1", "169.254.255.1", "fd00::1", "x", ""] {
+            let error = asked(&network, &[wrong]).unwrap_err().to_string();
+            assert!(error.contains("invalid link-local IP address"), "{error}");
+        }
+        assert!(
+            asked(&network, &["fe80::9", "fe80::9"]).unwrap_err().to_string().contains("twice")
+        );
+        network.driver = DriverConfig::Host;
+        assert!(asked(&network, &["fe80::9"]).unwrap_err().to_string().contains("no interface"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! On the default bridge a link is a line in the hosts file and variables in
 //! the environment; on users' networks it is a name that the name service
-//! answers (see [`Engine::link_specs`]).
+//! answers (see [`Engine::link_specs`]). Where containers are kept from each
+//! other (`icc=false`), it opens the target's exposed ports as well.
 //!
 //! Be aware:
 //! - A target's new address is written into the hosts files of those that
@@ -16,13 +17,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use sampan_net::{DriverConfig, LinkSpec, Protocol};
+use sampan_net::{DriverConfig, GatewayMode, LinkSpec, OpenedLink, Protocol};
 use sampan_types::docker::{ContainerConfig, EndpointSettings};
+use sampan_types::{ContainerId, NetworkId};
 
 use super::Container;
 use crate::Engine;
 use crate::error::{EngineError, Result};
-use crate::networks::PREDEFINED;
+use crate::networks::{NetworkRecord, PREDEFINED};
 use crate::record::{ContainerRecord, LinkRecord, NetworkMode, Networking};
 
 /// `name:alias`, or `name`, which is its own alias.
@@ -66,7 +68,7 @@ impl Engine {
             planned.push(LinkRecord { target: target.id().clone(), alias: alias.to_owned() });
         }
         if !planned.is_empty() {
-            self.check_reachable()?;
+            check_reachable(&self.network_table().resolve("bridge")?)?;
         }
         Ok(planned)
     }
@@ -76,29 +78,43 @@ impl Engine {
             .map_err(|e| EngineError::Invalid(format!("could not get container for {name}: {e}")))
     }
 
-    /// Without `icc` a link would have to open ports in the firewall.
-    fn check_reachable(&self) -> Result<()> {
-        let bridge = self.network_table().resolve("bridge")?;
-        match &bridge.driver {
-            DriverConfig::Bridge(config) if !config.icc => Err(EngineError::NotSupported(
-                "--link with icc=false is not supported: allow what is needed with \
-                     `sampan policy`, on a network of the containers' own"
-                    .to_owned(),
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Checks the links of an endpoint on a user's network.
     ///
     /// # Errors
-    /// A wrong format, or no such container.
-    pub(crate) fn check_links(&self, config: &EndpointSettings) -> Result<()> {
+    /// A wrong format, or no such container; nobody could hand packets on.
+    pub(crate) fn check_links(
+        &self,
+        network: &NetworkRecord,
+        config: &EndpointSettings,
+    ) -> Result<()> {
+        if config.links.iter().flatten().next().is_some() {
+            check_reachable(network)?;
+        }
         for text in config.links.iter().flatten() {
             let (name, _) = parse(text)?;
             self.link_target(name)?;
         }
         Ok(())
+    }
+
+    /// What a container's links open where containers are kept from each other.
+    pub(super) fn opened_links(&self, networking: &Networking) -> Vec<OpenedLink> {
+        let open = |target: &ContainerId, network: &NetworkId| {
+            let target = self.container_by_id(target)?.record();
+            let ports = exposed(&target);
+            let link = OpenedLink { target: target.id.clone(), network: network.clone(), ports };
+            (!link.ports.is_empty()).then_some(link)
+        };
+        let apart = |id: &NetworkId| {
+            let network = self.network_table().get(id);
+            network.is_some_and(|n| matches!(&n.driver, DriverConfig::Bridge(c) if !c.icc))
+        };
+        let bridge = networking.endpoints.get("bridge").filter(|e| apart(&e.network));
+        let legacy = networking.links.iter();
+        let legacy = legacy.filter_map(|l| open(&l.target, &bridge?.network));
+        let named = self.link_specs(networking).into_iter();
+        let named = named.filter_map(|l| open(&l.target, l.network.as_ref().filter(|n| apart(n))?));
+        legacy.chain(named).collect()
     }
 
     /// The links of a container on users' networks, as the name service is
@@ -190,7 +206,7 @@ impl Engine {
             };
             let endpoints = record.networking.endpoints.values();
             let named = endpoints.flat_map(|e| e.config.links.iter().flatten()).any(by_name);
-            if named {
+            if named || record.networking.links.iter().any(|l| l.target == target.id) {
                 self.refresh_names(&record).await;
             }
         }
@@ -252,6 +268,9 @@ impl Engine {
                 )));
             };
             engine.commit_change(&c, |r| r.networking.links.retain(|l| l.alias != alias)).await?;
+            if record.state.has_process() {
+                engine.refresh_names(&c.record()).await;
+            }
             if let Some(target) = engine.container_by_id(&link.target)
                 && record.state.has_process()
             {
@@ -262,6 +281,38 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Where containers are kept from each other, the host hands on what a link
+/// lets through: it needs an address of its own there.
+fn check_reachable(network: &NetworkRecord) -> Result<()> {
+    let DriverConfig::Bridge(config) = &network.driver else { return Ok(()) };
+    if config.icc {
+        return Ok(());
+    }
+    let isolated = [config.gateway_mode_ipv4, config.gateway_mode_ipv6]
+        .iter()
+        .zip([network.ipv4, network.ipv6])
+        .any(|(mode, has)| has && *mode == GatewayMode::Isolated);
+    if isolated || (config.inhibit_ipv4 && network.ipv4) {
+        return Err(EngineError::NotSupported(format!(
+            "--link on network {}, which keeps its containers apart and has no address on the \
+             host that could hand packets on: leave inhibit_ipv4 and gateway mode isolated out",
+            network.name
+        )));
+    }
+    Ok(())
+}
+
+/// The ports that a container exposes, those that it publishes among them.
+fn exposed(target: &ContainerRecord) -> Vec<(Protocol, u16)> {
+    let wished = &target.wished_ports;
+    let all = wished.exposed().into_iter().chain(wished.bindings().into_keys());
+    let mut ports: Vec<(Protocol, u16)> =
+        all.filter_map(|p| port(&p)).map(|(port, protocol)| (protocol, port)).collect();
+    ports.sort_unstable_by_key(|(protocol, port)| (*port, protocol.number()));
+    ports.dedup();
+    ports
 }
 
 /// By what a link's target is known: the alias, its host name, its name.
@@ -341,8 +392,8 @@ fn rewrite(path: &Path, names: &str, lines: &[(String, IpAddr)]) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
+    use sampan_types::EndpointId;
     use sampan_types::docker::EndpointSettings;
-    use sampan_types::{EndpointId, NetworkId};
 
     use super::*;
     use crate::container::tests::record;

@@ -102,7 +102,8 @@ impl Engine {
                 )));
             }
             check_endpoint(&network, &settings)?;
-            self.check_links(&settings)?;
+            self.check_links(&network, &settings)?;
+            self.check_link_locals(&network, &settings, None)?;
             let endpoint = EndpointRecord::new(network.id.clone(), settings, order);
             networking.endpoints.insert(network.name.clone(), endpoint);
         }
@@ -181,14 +182,6 @@ impl Engine {
                 }
             })?;
             endpoint.before.clone_from(&addresses);
-            let subnets = &network.ipam;
-            let find = |v4: bool| {
-                let address = addresses.iter().find(|a| a.is_ipv4() == v4)?;
-                let subnet = subnets.iter().find(|s| s.subnet.contains(address))?;
-                Some((IpNet::new_assert(*address, subnet.subnet.prefix_len()), subnet.gateway))
-            };
-            let (four, six) = (find(true), find(false));
-            let way_out = !network.internal && network.driver.has_gateway();
             let fixed = endpoint.config.mac_address.clone().filter(|m| !m.is_empty());
             let own = network.driver.has_own_mac();
             let mac = match fixed {
@@ -199,14 +192,8 @@ impl Engine {
                 }
                 None => None,
             };
-            endpoint.live = Some(EndpointLive {
-                endpoint: EndpointId::random(),
-                address: four.map(|(net, _)| net),
-                address6: six.map(|(net, _)| net),
-                gateway: four.map(|(_, gateway)| gateway).filter(|_| way_out),
-                gateway6: six.map(|(_, gateway)| gateway).filter(|_| way_out),
-                mac,
-            });
+            let live = EndpointLive::new(EndpointId::random(), &addresses, &network, mac);
+            endpoint.live = Some(live);
         }
         Ok(())
     }
@@ -236,6 +223,7 @@ impl Engine {
         let mut spec = SandboxSpec::new(sandbox, record.id.clone(), endpoints);
         spec.ports = networking.ports.iter().map(published).collect();
         spec.dns = self.dns_spec(record);
+        spec.links = self.opened_links(networking);
         Some(spec)
     }
 
@@ -250,6 +238,7 @@ impl Engine {
         let live = e.live.as_ref()?;
         let addresses = [live.address, live.address6].iter().flatten().map(IpNet::addr).collect();
         let mut spec = EndpointSpec::new(live.endpoint.clone(), e.network.clone(), addresses);
+        spec.link_locals = endpoint::link_locals(&e.config).unwrap_or_default();
         spec.mac = live.mac.as_deref().and_then(|m| m.parse().ok());
         spec.names = endpoint::names(record, name, e);
         spec.gateway_priority = e.config.gw_priority.unwrap_or_default();
@@ -295,6 +284,11 @@ impl Engine {
         for endpoint in record.networking.endpoints.values() {
             let live = endpoint.live.as_ref();
             for net in live.into_iter().flat_map(|l| [l.address, l.address6]).flatten() {
+                let network = self.network_table().get(&endpoint.network);
+                if network.is_some_and(|n| !n.ipam.iter().any(|i| i.subnet.contains(&net.addr()))) {
+                    // The network has other subnets now, which it will follow.
+                    continue;
+                }
                 let owner = record.id.as_str();
                 if let Err(error) =
                     self.network_table().reserve(&endpoint.network, net.addr(), owner)

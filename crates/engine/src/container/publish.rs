@@ -105,6 +105,7 @@ impl Engine {
         }
         let gone: Vec<PublishedPort> = gone.iter().map(network::published).collect();
         self.free_ports(&gone);
+        self.refresh_links_to(&c.record()).await;
         self.container_event(c, "update", &[]);
         Ok(port_map(&c.record()))
     }

@@ -181,7 +181,7 @@ impl HostCpu {
     }
 }
 
-/// The counters of `/proc/<pid>/net/dev` by interface, loopback left out:
+/// The counters of `/proc/<pid>/net/dev` by interface, loopback and limiters left out:
 /// received bytes, packets, errors, dropped; the same for sent.
 fn interfaces(table: &str) -> BTreeMap<String, [u64; 8]> {
     let mut out = BTreeMap::new();
@@ -189,12 +189,17 @@ fn interfaces(table: &str) -> BTreeMap<String, [u64; 8]> {
         let Some((name, rest)) = line.split_once(':') else { continue };
         let fields: Vec<u64> = rest.split_whitespace().filter_map(|f| f.parse().ok()).collect();
         if let (true, [rb, rp, re, rd, _, _, _, _, tb, tp, te, td, ..]) =
-            (name.trim() != "lo", fields.as_slice())
+            (!is_left_out(name.trim()), fields.as_slice())
         {
             out.insert(name.trim().to_owned(), [*rb, *rp, *re, *rd, *tb, *tp, *te, *td]);
         }
     }
     out
+}
+
+/// What passes a limiter passes the interface that it limits, too.
+fn is_left_out(interface: &str) -> bool {
+    interface == "lo" || sampan_net::is_limiter(interface)
 }
 
 /// `cpu_stats`.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sampan_types::docker::EndpointSettings;
-use sampan_types::{EventType, SandboxId};
+use sampan_types::{ContainerId, EventType, SandboxId};
 
 use super::forbidden;
 use super::record::NetworkRecord;
 use crate::container::Container;
-use crate::container::endpoint::check_endpoint;
+use crate::container::endpoint::{check_endpoint, link_locals};
 use crate::record::{
     ContainerRecord, EndpointLive, EndpointRecord, NetworkMode, Networking, Status,
 };
@@ -59,7 +59,8 @@ impl Engine {
             )));
         }
         check_endpoint(network, &config)?;
-        self.check_links(&config)?;
+        self.check_links(network, &config)?;
+        self.check_link_locals(network, &config, Some(&record.id))?;
         let name = network.name.clone();
         let order = record.networking.endpoints.values().map(|e| e.order + 1).max();
         let mut endpoint = EndpointRecord::new(network.id.clone(), config, order.unwrap_or(0));
@@ -101,6 +102,36 @@ impl Engine {
             self.change_hosts(&record, &live, true).await;
         }
         self.connection_event(network, &record, "connect");
+        Ok(())
+    }
+
+    /// Refuses an address of a link alone that another container on the same
+    /// network has: nobody allocates these.
+    ///
+    /// # Errors
+    /// Whose it is.
+    pub(crate) fn check_link_locals(
+        &self,
+        network: &NetworkRecord,
+        config: &EndpointSettings,
+        own: Option<&ContainerId>,
+    ) -> Result<()> {
+        let wanted = link_locals(config)?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        for other in self.containers() {
+            let record = other.record();
+            let endpoints = record.networking.endpoints.values();
+            let on = endpoints.filter(|e| e.network == network.id && Some(&record.id) != own);
+            let mut theirs = on.filter_map(|e| link_locals(&e.config).ok()).flatten();
+            if let Some(taken) = theirs.find(|a| wanted.contains(a)) {
+                return Err(EngineError::Conflict(format!(
+                    "link-local address {taken} on network {} is that of container {}",
+                    network.name, record.name
+                )));
+            }
+        }
         Ok(())
     }
 

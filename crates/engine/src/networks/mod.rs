@@ -23,6 +23,7 @@ mod options;
 mod plugins;
 mod predefined;
 mod record;
+mod refit;
 mod remove;
 mod repair;
 mod stats;

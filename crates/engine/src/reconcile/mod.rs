@@ -40,6 +40,7 @@ impl Engine {
         if lost {
             self.salvage(&mut known).await;
         }
+        self.finish_renames().await?;
         let containers = self.containers();
         let verdicts: Vec<(Arc<Container>, Verdict)> = futures_util::stream::iter(containers)
             .map(|c| async move {
@@ -67,6 +68,7 @@ impl Engine {
         self.finish_all(verdicts).await;
         self.switch_all_on().await;
         self.end_stale_leases().await?;
+        self.let_go_of_all().await?;
         self.trim_after(self.containers().iter().map(|c| c.record().wished_ports.size()).sum());
         Ok(())
     }
@@ -165,8 +167,9 @@ impl Engine {
             self.reserve_network(&owner.record());
         }
         let running = self.containers().into_iter().filter(|c| running.contains(c.id()));
-        let desired: Vec<_> =
-            running.chain(kept).filter_map(|c| self.sandbox_spec(&c.record())).collect();
+        let all: Vec<_> = running.chain(kept).collect();
+        let switched_off = self.refit_endpoints(&all).await;
+        let desired: Vec<_> = all.iter().filter_map(|c| self.sandbox_spec(&c.record())).collect();
         self.prepare_policies().await;
         match self.inner.networks.reconcile(&desired).await {
             Ok(repairs) => {
@@ -188,6 +191,10 @@ impl Engine {
                 }
             }
             Err(error) => tracing::error!(%error, "networks are not compared"),
+        }
+        if switched_off {
+            // Their links are gone before there are others of the same names.
+            self.inner.networks.settle().await;
         }
         self.watch_networks().await;
     }

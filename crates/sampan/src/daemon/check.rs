@@ -64,12 +64,24 @@ fn tls(settings: &Settings) -> Result<()> {
 
 /// Without a default bridge its settings have no effect.
 fn bridge(settings: &Settings) -> Result<()> {
+    let six = [
+        ("bip6", settings.bip6.is_some()),
+        ("fixed-cidr-v6", settings.fixed_cidr_v6.is_some()),
+    ];
+    if settings.ipv6 != Some(true)
+        && let Some((name, _)) = six.iter().find(|(_, given)| *given)
+    {
+        bail!("{name} has no effect without ipv6: add --ipv6, or leave it out");
+    }
     if settings.bridge.as_deref() != Some("none") {
         return Ok(());
     }
     let given = [
         ("bip", settings.bip.is_some()),
         ("fixed-cidr", settings.fixed_cidr.is_some()),
+        ("ipv6", settings.ipv6.is_some()),
+        ("bip6", settings.bip6.is_some()),
+        ("fixed-cidr-v6", settings.fixed_cidr_v6.is_some()),
         ("default-gateway", settings.default_gateway.is_some()),
         ("mtu", settings.mtu.is_some()),
         ("icc", settings.icc.is_some()),
@@ -107,6 +119,13 @@ mod tests {
                 s.tlscacert = Some("/x".into());
             }),
             "contradicts",
+        );
+        has(refused(|s| s.fixed_cidr_v6 = Some("fd00:1::/64".into())), "--ipv6");
+        has(
+            refused(|s| {
+                (s.ipv6, s.bip6) = (Some(false), Some("fd00:1::1/64".into()));
+            }),
+            "bip6 has no effect",
         );
         has(
             refused(|s| {

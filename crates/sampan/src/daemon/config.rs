@@ -34,6 +34,8 @@ pub fn engine(settings: &Settings) -> Result<EngineConfig> {
     };
     config.bridge = bridge(settings)?;
     set(&mut config.network_redirect, settings.network_redirect);
+    set(&mut config.host_ipv6_ports, settings.host_ipv6_ports);
+    set(&mut config.strict_binds, settings.strict_binds);
     set(&mut config.respect_host_firewall, settings.respect_host_firewall);
     config.address_pools =
         settings.default_address_pools.iter().map(|t| address_pool(t)).collect::<Result<_>>()?;
@@ -94,6 +96,9 @@ fn bridge(settings: &Settings) -> Result<Option<BridgeConfig>> {
     }
     bridge.address = parse_option(settings.bip.as_deref(), "bip")?;
     bridge.fixed_cidr = parse_option(settings.fixed_cidr.as_deref(), "fixed-cidr")?;
+    set(&mut bridge.ipv6, settings.ipv6);
+    bridge.address6 = parse_option(settings.bip6.as_deref(), "bip6")?;
+    bridge.fixed_cidr6 = parse_option(settings.fixed_cidr_v6.as_deref(), "fixed-cidr-v6")?;
     bridge.gateway = parse_option(settings.default_gateway.as_deref(), "default-gateway")?;
     if let Some(mtu) = settings.mtu {
         if !(68..=65535).contains(&mtu) {

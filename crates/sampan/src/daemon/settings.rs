@@ -75,6 +75,16 @@ pub struct Settings {
     /// The part of the default bridge's subnet that containers get addresses from
     #[arg(long, value_name = "CIDR")]
     pub fixed_cidr: Option<String>,
+    /// Whether containers of the default bridge have IPv6 addresses as well
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub ipv6: Option<bool>,
+    /// The default bridge's IPv6 address, as CIDR [default: of fixed-cidr-v6, or a unique local one]
+    #[arg(long, value_name = "CIDR")]
+    pub bip6: Option<String>,
+    /// The IPv6 subnet of the default bridge; with --bip6, the part of it that containers get
+    /// addresses from
+    #[arg(long, value_name = "CIDR")]
+    pub fixed_cidr_v6: Option<String>,
     /// The containers' gateway: always the bridge's own address, which --bip sets
     #[arg(long, value_name = "IP")]
     pub default_gateway: Option<String>,
@@ -92,6 +102,10 @@ pub struct Settings {
     /// [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub network_redirect: Option<bool>,
+    /// Whether the host's own programs reach published ports of containers without IPv6 by ::1,
+    /// where the kernel can [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub host_ipv6_ports: Option<bool>,
     /// Let published ports obey what the host's own firewall lets into the host [default: false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub respect_host_firewall: Option<bool>,
@@ -155,6 +169,9 @@ pub struct Settings {
     /// The runtime of containers that name none [default: the built-in one]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
+    /// Refuse binds whose source does not exist, instead of making a directory
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub strict_binds: Option<bool>,
     /// The cgroup under which containers live [default: one per --exec-root]
     #[arg(long, value_name = "CGROUP")]
     pub cgroup_parent: Option<String>,
