@@ -66,6 +66,7 @@ impl Engine {
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
         net.networks = network_table.specs();
         net.redirect = config.network_redirect;
+        net.host_ipv6_ports = config.host_ipv6_ports;
         net.respect_host_firewall = config.respect_host_firewall;
         net.plugin_dirs.clone_from(&config.plugin_dirs);
         net.cni_path.clone_from(&config.cni_path);
