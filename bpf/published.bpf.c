@@ -199,8 +199,9 @@ INLINE int is_ours(struct __sk_buff *skb, const struct container *container, __u
 	if (fib_lookup(skb, &in, sizeof(in), 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
 	way = fib_lookup(skb, &out, sizeof(out), 0);
+	/* A container's neighbour would answer to it directly, untranslated. */
 	return (way == BPF_FIB_LKUP_RET_SUCCESS || way == BPF_FIB_LKUP_RET_NO_NEIGH) &&
-	       out.ifindex == skb->ifindex;
+	       out.ifindex == skb->ifindex && out.ifindex != container->bridge;
 }
 
 /* Replaces address and port of one side, and counts the hop. */

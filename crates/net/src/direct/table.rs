@@ -15,6 +15,8 @@ use crate::error::NetError;
 /// How long nobody has to have said anything for a connection to be forgotten:
 /// as long as the kernel's flow tracking waits (`nf_conntrack_tcp_timeout_established`).
 const IDLE: u32 = 5 * 24 * 3600;
+/// The same after one side has closed.
+const CLOSING: u32 = 600;
 /// How often forgotten connections are looked for, at most.
 const SWEEP: Duration = Duration::from_mins(10);
 
@@ -55,11 +57,12 @@ impl Table {
         if self.open == open {
             return Ok(());
         }
-        // Known before it is done: what fails half way is done again.
         self.open = open;
-        for (place, leads) in self.held.values().flatten() {
-            self.program.set(*place, self.in_force(*leads))?;
-        }
+        let mut all = self.held.values().flatten();
+        let done =
+            all.try_for_each(|(place, leads)| self.program.set(*place, self.in_force(*leads)));
+        // What failed half way is done again next time.
+        done.inspect_err(|_| self.open = !open)?;
         Ok(())
     }
 
@@ -180,7 +183,7 @@ impl Table {
         }
         if self.swept.elapsed() > SWEEP {
             self.swept = Instant::now();
-            let count = self.program.sweep(&present, IDLE)?;
+            let count = self.program.sweep(&present, IDLE, CLOSING)?;
             tracing::debug!(count, "forgot connections that are no more");
         }
         Ok(restored)

@@ -44,10 +44,12 @@ impl Inner {
             }
             return Err(e);
         }
-        let id = joined.spec.sandbox.clone();
+        let (id, published) = (joined.spec.sandbox.clone(), !joined.forwards.is_empty());
         self.state().sandboxes.insert(id.clone(), joined);
         self.straighten(&id, None).await;
-        self.direct(&id).await;
+        if published {
+            self.direct(&id).await;
+        }
         self.joined.notify_one();
         Ok(sandbox)
     }
@@ -169,8 +171,10 @@ impl Inner {
             }
             return Ok(());
         };
-        let mut result = self.direct.remove(sandbox).await;
-        result = result.and(self.names.remove(sandbox).await);
+        let mut result = self.names.remove(sandbox).await;
+        if !joined.forwards.is_empty() {
+            result = result.and(self.direct.remove(sandbox).await);
+        }
         self.host6.change(joined.forwards.clone(), Forwards::default()).await;
         result = result.and(self.firewall.remove_forwards(joined.forwards.clone()).await);
         for attachment in &joined.sandbox.attachments {

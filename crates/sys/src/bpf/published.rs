@@ -145,18 +145,24 @@ impl Published {
     }
 
     /// Forgets flows that no packet can be of any more: their link is not
-    /// among `links`, or nobody sent anything for `idle` seconds. Says how
-    /// many.
+    /// among `links`, or nobody sent anything for `idle` seconds, for `closing`
+    /// after one side has closed. Says how many.
     ///
     /// # Errors
     /// When they can't be listed.
-    pub fn sweep(&self, links: &HashSet<u32>, idle: u32) -> Result<usize, ProgramError> {
+    pub fn sweep(
+        &self,
+        links: &HashSet<u32>,
+        idle: u32,
+        closing: u32,
+    ) -> Result<usize, ProgramError> {
         let now = seconds();
         let mut stale: Vec<[u8; FLOW]> = Vec::new();
         let see = |flow: &[u8; FLOW], state: &[u8; STATE]| {
             let link = word(flow, 12);
             let seen = word(state, 16);
-            if !links.contains(&link) || now.saturating_sub(seen) > idle {
+            let limit = if state[8] | state[9] == 0 { idle } else { closing };
+            if !links.contains(&link) || now.saturating_sub(seen) > limit {
                 stale.push(*flow);
             }
         };
@@ -182,4 +188,57 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 fn refused(operation: &'static str) -> impl FnOnce(std::io::Error) -> ProgramError {
     move |source| ProgramError::Kernel { program: PROGRAM, operation, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(port: u16, link: u32) -> [u8; FLOW] {
+        let mut flow = [0; FLOW];
+        flow[8..10].copy_from_slice(&port.to_be_bytes());
+        flow[12..].copy_from_slice(&link.to_ne_bytes());
+        flow
+    }
+
+    fn state(silent: u32, closing: bool) -> [u8; STATE] {
+        let mut state = [0; STATE];
+        state[9] = u8::from(closing);
+        state[16..].copy_from_slice(&seconds().saturating_sub(silent).to_ne_bytes());
+        state
+    }
+
+    fn flows(programs: &Published) -> usize {
+        let mut count = 0;
+        take::each::<FLOW, STATE>(&programs.flows, |_, _| count += 1).unwrap();
+        count
+    }
+
+    #[test]
+    fn flows_are_taken_over_and_swept() {
+        let first = match Published::load(None) {
+            Ok(programs) => programs,
+            Err(e) => {
+                eprintln!("skipped: {e}");
+                return;
+            }
+        };
+        // More than one chunk of them.
+        for port in 0..5000 {
+            call::set(&first.flows, flow(port, 7), state(0, false)).unwrap();
+        }
+        call::set(&first.flows, flow(1, 8), state(0, false)).unwrap();
+        call::set(&first.flows, flow(2, 7), state(10, true)).unwrap();
+        call::set(&first.flows, flow(3, 7), state(10, false)).unwrap();
+        let next = Published::load(Some(first.enter().1)).unwrap();
+        assert_eq!(flows(&next), 5001);
+        let links = HashSet::from([7]);
+        // Gone with its link; silent after one side closed.
+        assert_eq!(next.sweep(&links, 60, 5).unwrap(), 2);
+        assert_eq!(next.sweep(&links, 5, 5).unwrap(), 1);
+        assert_eq!((flows(&first), flows(&next)), (4998, 4998));
+        // A program of another make has nothing for it.
+        let other = super::super::Redirect::load().unwrap();
+        assert_eq!(flows(&Published::load(Some(other.id())).unwrap()), 0);
+    }
 }
