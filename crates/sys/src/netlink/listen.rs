@@ -38,7 +38,7 @@ pub(crate) struct Told<'a> {
 pub enum Heard {
     /// Everything that was told.
     All,
-    /// Something was lost.
+    /// Something was lost. What happens from now on is told again.
     Overrun,
 }
 
@@ -115,8 +115,11 @@ impl Listener {
     /// Hands what was told until now to `each`.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Told<'_>)) -> io::Result<Heard> {
         let fd = self.socket.as_raw_fd();
-        let mut heard = Heard::All;
-        for _ in 0..AT_ONCE {
+        let (mut heard, mut left) = (Heard::All, AT_ONCE);
+        // From the first loss on the kernel drops everything, and says no more,
+        // until the socket is empty: only what is looked at then is complete.
+        while left > 0 || heard == Heard::Overrun {
+            left = left.saturating_sub(1);
             let (length, namespace) = match receive(fd, &mut self.datagram) {
                 Ok(received) => received,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
