@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use sampan_types::Timestamp;
-use sampan_types::docker::{ContainerConfig, ExecConfig, HealthConfig};
+use sampan_types::docker::{ContainerConfig, HealthConfig};
 
 use crate::Engine;
 use crate::container::Container;
 use crate::container::state::{Health, HealthResult, HealthStatus, Status};
+use crate::exec_once::Ended;
 use crate::metrics::Outcome;
 
 /// How many probes are remembered.
@@ -157,38 +157,12 @@ fn note(engine: &Engine, c: &Arc<Container>, check: &Check, result: HealthResult
 /// Runs the command once; kills it when it takes too long.
 async fn probe(engine: &Engine, c: &Arc<Container>, check: &Check) -> HealthResult {
     let start = Timestamp::now();
-    let exec = engine.exec_prepare(
-        c,
-        ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(check.command.clone()),
-            ..Default::default()
-        },
-    );
-    // Also when this future is dropped: a probe does not outlive its run.
-    let guard = Guard { exec: Arc::clone(&exec), engine: engine.clone() };
-    let run = async {
-        let streams = engine.exec_run(c, &exec, true, None).await.map_err(|e| e.to_string())?;
-        let mut output = Vec::new();
-        if let Some(mut streams) = streams {
-            while let Some((_, chunk)) = streams.output.next().await {
-                let room = OUTPUT.saturating_sub(output.len());
-                output.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            }
-        }
-        let code = match exec.process() {
-            Some(process) => process.wait().await.code,
-            None => exec.exit_code().unwrap_or(-1),
-        };
-        Ok::<_, String>((code, output))
+    let ended = engine.exec_once(c, check.command.clone(), check.timeout, OUTPUT).await;
+    let (exit_code, output) = match ended {
+        Ended::Exited { code, output } => (i64::from(code), output),
+        Ended::Failed(error) => (-1, error),
+        Ended::TimedOut => (-1, format!("Health check exceeded timeout ({})", show(check.timeout))),
     };
-    let (exit_code, output) = match tokio::time::timeout(check.timeout, run).await {
-        Ok(Ok((code, output))) => (i64::from(code), String::from_utf8_lossy(&output).into_owned()),
-        Ok(Err(error)) => (-1, error),
-        Err(_) => (-1, format!("Health check exceeded timeout ({})", show(check.timeout))),
-    };
-    drop(guard);
     HealthResult { start, end: Timestamp::now(), exit_code, output }
 }
 
@@ -199,24 +173,6 @@ fn show(d: Duration) -> String {
         return format!("{minutes}m{seconds}s");
     }
     if d.as_secs() > 0 { format!("{}s", d.as_secs_f64()) } else { format!("{}ms", d.as_millis()) }
-}
-
-/// Ends a probe's process and forgets the exec, whatever happens to the probe.
-struct Guard {
-    exec: Arc<crate::exec::Exec>,
-    engine: Engine,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.engine.forget_exec(&self.exec);
-        if let Some(process) = self.exec.process() {
-            self.engine.inner.tasks.spawn(async move {
-                // It may have ended by itself.
-                let _ = process.signal(nix::libc::SIGKILL).await;
-            });
-        }
-    }
 }
 
 #[cfg(test)]

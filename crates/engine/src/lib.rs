@@ -21,6 +21,7 @@ mod envelope;
 mod error;
 pub mod events;
 pub mod exec;
+mod exec_once;
 pub mod fault;
 pub mod filters;
 pub mod health;
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     plugins: sampan_plugin::Plugins,
     /// Held while an address is given back to its plugin.
     leases: tokio::sync::Mutex<()>,
+    /// Held while containers are held still for a copy of a volume.
+    freezing: tokio::sync::Mutex<()>,
     network_table: NetworkTable,
     policies: policies::PolicyTable,
     /// The host's ports that are published. Locked for one allocation.

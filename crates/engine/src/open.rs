@@ -61,6 +61,8 @@ impl Engine {
         let images = Images::open(&config.data_root).await?;
         let registry = Registry::new(images.clone(), registry_config(&config)?);
         let volumes = Volumes::open(&config.data_root).await?;
+        let plugins = Plugins::new(config.plugin_dirs.clone());
+        let volumes = volumes.with_plugins(&config.data_root, plugins.clone()).await?;
         let network_table = NetworkTable::open(Arc::clone(&store), &config).await?;
         let policies = PolicyTable::open(&store).await?;
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
@@ -86,7 +88,6 @@ impl Engine {
         let cgroups = Arc::new(CgroupHost::detect()?);
         let facts = HostFacts::detect(&cgroups)
             .map_err(|e| EngineError::io("read the machine's abilities from", "/proc", e))?;
-        let plugins = Plugins::new(config.plugin_dirs.clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 boot_id: boot_id()?,
@@ -98,6 +99,7 @@ impl Engine {
                 runtime,
                 plugins,
                 leases: tokio::sync::Mutex::default(),
+                freezing: tokio::sync::Mutex::default(),
                 networks,
                 network_table,
                 policies,

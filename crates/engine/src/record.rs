@@ -192,6 +192,17 @@ pub enum MountKind {
     Volume,
     /// A file system in memory.
     Tmpfs,
+    /// The files of an image, read-only.
+    Image,
+}
+
+/// The image behind a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// Its id.
+    pub id: ImageId,
+    /// As the user named it.
+    pub name: String,
 }
 
 /// One mount of a container.
@@ -203,11 +214,14 @@ pub struct MountRecord {
     pub volume: Option<VolumeName>,
     /// The volume's driver.
     pub driver: Option<String>,
+    /// The image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<MountedImage>,
     /// Whether the volume was made for this container without a name.
     pub anonymous: bool,
-    /// The host's path; empty for tmpfs.
+    /// The host's path; empty for tmpfs and images.
     pub source: PathBuf,
-    /// A path below the volume's root that is mounted instead of the root.
+    /// A path below the volume's or image's root that is mounted instead of the root.
     pub subpath: Option<PathBuf>,
     /// Where in the container.
     pub destination: PathBuf,
@@ -227,6 +241,31 @@ pub struct MountRecord {
     pub tmpfs_options: String,
     /// Whether the source is made when it is missing (`-v`, not `--mount`).
     pub create_source: bool,
+}
+
+impl MountRecord {
+    /// A mount of this kind at this place, with nothing said about it.
+    #[must_use]
+    pub fn new(kind: MountKind, destination: PathBuf, rw: bool) -> Self {
+        Self {
+            kind,
+            volume: None,
+            driver: None,
+            image: None,
+            anonymous: false,
+            source: PathBuf::new(),
+            subpath: None,
+            destination,
+            rw,
+            mode: String::new(),
+            propagation: String::new(),
+            non_recursive: false,
+            read_only_non_recursive: false,
+            read_only_force_recursive: false,
+            tmpfs_options: String::new(),
+            create_source: false,
+        }
+    }
 }
 
 /// Everything known about a container.

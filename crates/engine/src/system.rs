@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::utsname::uname;
+use sampan_plugin::PluginKind;
 use sampan_runtime::cgroup::CgroupVersion;
 use sampan_sys::file;
 use sampan_types::Timestamp;
@@ -21,6 +22,12 @@ pub const MIN_API_VERSION: &str = "1.24";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Engine {
+    /// Drivers by name: the built-in ones, then plugins that were asked so far.
+    fn drivers(&self, built_in: &[&str], kind: PluginKind) -> Vec<String> {
+        let built_in = built_in.iter().map(|d| (*d).to_owned());
+        built_in.chain(self.plugins().driving(kind)).collect()
+    }
+
     /// `GET /info`.
     pub async fn system_info(&self) -> Value {
         let root = self.config().data_root.clone();
@@ -137,8 +144,11 @@ impl Engine {
             ],
             "DockerRootDir": config.data_root.to_string_lossy(),
             "Plugins": {
-                "Volume": self.volume_store().drivers(),
-                "Network": ["bridge", "host", "null"],
+                "Volume": self.drivers(&["local"], PluginKind::Volume),
+                "Network": self.drivers(
+                    &["bridge", "cni", "host", "ipvlan", "macvlan", "null"],
+                    PluginKind::Network,
+                ),
                 "Authorization": null,
                 "Log": ["json-file", "local", "none", "syslog"],
             },

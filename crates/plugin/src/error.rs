@@ -89,6 +89,12 @@ impl PluginError {
         Self::Call { name: name.to_owned(), method: method.to_owned(), reason }
     }
 
+    /// Whether the plugin answered, and refused in its own words.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { reason: CallError::Refused(_), .. })
+    }
+
     /// Whether the plugin does not know the method that was called.
     #[must_use]
     pub fn is_unknown_method(&self) -> bool {

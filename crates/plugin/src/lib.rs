@@ -111,6 +111,16 @@ impl Plugins {
         Err(PluginError::WrongKind { name: name.to_owned(), wanted: kind.as_str(), implements })
     }
 
+    /// The names of the plugins that drive `kind`, as far as they were asked.
+    #[must_use]
+    pub fn driving(&self, kind: PluginKind) -> Vec<String> {
+        let known = self.known();
+        let driving = known.iter().filter(|(_, p)| p.drives(kind));
+        let mut names: Vec<String> = driving.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Plugin>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

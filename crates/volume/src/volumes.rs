@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sampan_plugin::Plugins;
 use sampan_types::{Timestamp, VolumeName};
 use serde::{Deserialize, Serialize};
 
-use crate::local::Local;
-use crate::{Driver, VolumeError};
+use crate::local::{HIDDEN_OPTIONS, Local};
+use crate::plugin::PluginVolumes;
+use crate::{Details, Driver, Usage, VolumeError};
 
 /// The label that marks a volume which was made without a name.
 pub const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
@@ -46,6 +48,17 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// The driver's options as they may be shown: without what could be secret.
+    #[must_use]
+    pub fn shown_options(&self) -> BTreeMap<String, String> {
+        let hidden = |option: &str| HIDDEN_OPTIONS.contains(&option);
+        let shown = |(option, value): (&String, &String)| {
+            let value = if hidden(option) { "********" } else { value.as_str() };
+            (option.clone(), value.to_owned())
+        };
+        self.options.iter().map(shown).collect()
+    }
+
     /// Whether it was made without a name.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
@@ -86,16 +99,28 @@ impl Volumes {
         Ok(Self::with_drivers(vec![Arc::new(local)]))
     }
 
-    /// With these drivers; the first one is used when none is named.
+    /// These, and the volumes of `plugins`, as far as they are known below
+    /// `<data_root>/volume-plugins`. Every driver that is not built in is a
+    /// plugin's from now on.
+    ///
+    /// # Errors
+    /// As [`Volumes::open`].
+    pub async fn with_plugins(
+        self,
+        data_root: &Path,
+        plugins: Plugins,
+    ) -> Result<Self, VolumeError> {
+        let of_plugins = PluginVolumes::open(data_root.join("volume-plugins"), plugins).await?;
+        let mut drivers = self.drivers.to_vec();
+        drivers.push(Arc::new(of_plugins));
+        Ok(Self::with_drivers(drivers))
+    }
+
+    /// With these drivers; the first one is used when none is named. Of several
+    /// that serve a name, the first does.
     #[must_use]
     pub fn with_drivers(drivers: Vec<Arc<dyn Driver>>) -> Self {
         Self { drivers: drivers.into() }
-    }
-
-    /// The names of the drivers.
-    #[must_use]
-    pub fn drivers(&self) -> Vec<&'static str> {
-        self.drivers.iter().map(|d| d.name()).collect()
     }
 
     /// Makes a volume, or returns the one that has the name already.
@@ -112,11 +137,14 @@ impl Volumes {
             }
         };
         let driver = self.driver(&spec.driver, &name)?;
-        if let Some((owner, volume)) = self.find(&name) {
-            if owner.name() == driver.name() {
+        if spec.driver.is_empty() {
+            driver.name().clone_into(&mut spec.driver);
+        }
+        if let Some((_, volume)) = self.find(&name) {
+            if volume.driver == spec.driver {
                 return Ok(Created { volume, new: false });
             }
-            let owner = owner.name().to_owned();
+            let owner = volume.driver;
             return Err(VolumeError::DriverConflict { name: name.to_string(), owner });
         }
         let volume = driver.create(&name, &spec).await?;
@@ -147,6 +175,35 @@ impl Volumes {
     pub async fn remove(&self, name: &str) -> Result<(), VolumeError> {
         let (driver, volume) = self.lookup(name)?;
         driver.remove(&volume.name).await
+    }
+
+    /// Forgets a volume whose driver can't be reached any more; see
+    /// [`Driver::forget`].
+    ///
+    /// # Errors
+    /// [`VolumeError::NotFound`] and those of the file system.
+    pub async fn forget(&self, name: &str) -> Result<(), VolumeError> {
+        let (driver, volume) = self.lookup(name)?;
+        driver.forget(&volume.name).await
+    }
+
+    /// Looks for volumes that were made behind our back, for a moment at most;
+    /// gives warnings about drivers that did not answer.
+    pub async fn refresh(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for driver in self.drivers.iter() {
+            warnings.extend(driver.refresh().await);
+        }
+        warnings
+    }
+
+    /// What a driver says of a volume beyond its record.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotFound`].
+    pub async fn details(&self, name: &str) -> Result<Details, VolumeError> {
+        let (driver, volume) = self.lookup(name)?;
+        Ok(driver.details(&volume.name).await)
     }
 
     /// Makes a volume's content reachable for `user` (a container's id) and
@@ -195,6 +252,15 @@ impl Volumes {
         driver.size(&volume.name).await
     }
 
+    /// How much a volume holds, where that can be told at once.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotFound`] and those of the file system.
+    pub async fn usage(&self, name: &str) -> Result<Option<Usage>, VolumeError> {
+        let (driver, volume) = self.lookup(name)?;
+        driver.usage(&volume.name).await
+    }
+
     /// Fills an empty volume with what the image has at `inside` below the
     /// mounted `rootfs`, and gives it that directory's owner, mode and times.
     /// Does nothing when the volume has content or the image no such
@@ -215,7 +281,7 @@ impl Volumes {
     fn driver(&self, wanted: &str, volume: &VolumeName) -> Result<&Arc<dyn Driver>, VolumeError> {
         let mut drivers = self.drivers.iter();
         let found =
-            if wanted.is_empty() { drivers.next() } else { drivers.find(|d| d.name() == wanted) };
+            if wanted.is_empty() { drivers.next() } else { drivers.find(|d| d.serves(wanted)) };
         found.ok_or_else(|| VolumeError::NoDriver {
             name: volume.to_string(),
             driver: wanted.to_owned(),
@@ -226,7 +292,7 @@ impl Volumes {
         self.drivers.iter().find_map(|d| d.get(name).map(|v| (d, v)))
     }
 
-    fn lookup(&self, name: &str) -> Result<(&Arc<dyn Driver>, Volume), VolumeError> {
+    pub(crate) fn lookup(&self, name: &str) -> Result<(&Arc<dyn Driver>, Volume), VolumeError> {
         let parsed: Option<VolumeName> = name.parse().ok();
         parsed
             .and_then(|n| self.find(&n))
@@ -234,7 +300,7 @@ impl Volumes {
     }
 }
 
-fn check_name(text: &str) -> Result<VolumeName, VolumeError> {
+pub(crate) fn check_name(text: &str) -> Result<VolumeName, VolumeError> {
     if text.chars().count() == 1 {
         return Err(VolumeError::NameTooShort { name: text.to_owned() });
     }

@@ -22,6 +22,7 @@ mod policies;
 mod publish;
 mod stream;
 mod system;
+mod volume_care;
 mod volumes;
 
 use std::future::Future;
@@ -63,6 +64,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(policies::routes())
         .merge(publish::routes())
         .merge(system::routes())
+        .merge(volume_care::routes())
         .merge(volumes::routes())
         .with_state(Api { engine, stop })
         .merge(without_engine())

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use sampan_image::ImageRecord;
+use sampan_plugin::PluginKind;
 use sampan_runtime::{logs, spec};
 use sampan_types::docker::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, HostConfig,
@@ -52,6 +53,7 @@ impl Engine {
             let id = ContainerId::random();
             let name = parse_name(name.as_deref())?;
             let draft = engine.draft(id.clone(), platform.as_deref(), body)?;
+            engine.check_volumes(&draft.volumes).await?;
             let name = engine.reserve_name(name, &id)?;
             let taken = name.clone();
             match engine.make(draft, name).await {
@@ -100,9 +102,12 @@ impl Engine {
             Ok(c) => Ok(c.record()),
             Err(e) => Err(e.to_string()),
         };
-        let Plan { mounts, volumes } = mounts::plan(&config, &host, &find)?;
+        let images = |name: &str| self.image_store().resolve(name).map_err(|e| e.to_string());
+        let Plan { mut mounts, volumes } = mounts::plan(&config, &host, &find, &images)?;
+        if self.inner.config.strict_binds {
+            mounts.iter_mut().for_each(|m| m.create_source = false);
+        }
         check_sources(&mounts)?;
-        self.check_volumes(&volumes)?;
         let state = State::default();
         let record = ContainerRecord {
             name: names::random(0),
@@ -188,7 +193,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses volumes whose driver is not there, before any is made.
     /// A word on ports that are published where that has no meaning.
     fn discarded_ports(&self, networking: &Networking, host: &HostConfig) -> Option<String> {
         host.port_bindings.as_ref().filter(|ports| !ports.is_empty())?;
@@ -202,17 +206,17 @@ impl Engine {
         })
     }
 
-    fn check_volumes(&self, volumes: &[VolumeWish]) -> Result<()> {
-        let drivers = self.volume_store().drivers();
-        let strange =
-            volumes.iter().find(|v| !v.driver.is_empty() && !drivers.contains(&v.driver.as_str()));
-        match strange {
-            Some(v) => Err(EngineError::Invalid(format!(
-                "error looking up volume plugin {0}: plugin \"{0}\" not found",
-                v.driver
-            ))),
-            None => Ok(()),
+    /// Refuses volumes whose driver is not there, before any is made.
+    async fn check_volumes(&self, volumes: &[VolumeWish]) -> Result<()> {
+        for driver in volumes.iter().map(|v| v.driver.as_str()) {
+            if driver.is_empty() || driver == sampan_volume::local::DRIVER {
+                continue;
+            }
+            self.plugins().get(driver, PluginKind::Volume).await.map_err(|e| {
+                EngineError::Invalid(format!("error looking up volume plugin {driver}: {e}"))
+            })?;
         }
+        Ok(())
     }
 
     fn reserve_name(&self, name: Option<ContainerName>, id: &ContainerId) -> Result<ContainerName> {
@@ -266,6 +270,9 @@ impl Engine {
         .await?;
         self.image_store().prepare(c.id(), &record.image).await?;
         crate::fault!("create:after-snapshot");
+        for image in record.mounts.iter().filter_map(|m| m.image.as_ref()) {
+            self.image_store().prepare_view(c.id(), &image.id).await?;
+        }
         if volumes.is_empty() {
             return Ok(());
         }

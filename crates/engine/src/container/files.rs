@@ -41,10 +41,11 @@ impl Engine {
         crate::fault!("start:after-mount");
         let mut sources = Vec::with_capacity(record.mounts.len());
         for m in &record.mounts {
-            sources.push(match (&m.kind, &m.volume) {
-                (MountKind::Volume, Some(name)) => {
+            sources.push(match (&m.volume, &m.image) {
+                (Some(name), _) => {
                     self.volume_store().mount(name.as_str(), record.id.as_str()).await?
                 }
+                (_, Some(image)) => self.image_store().mount_view(&record.id, &image.id).await?,
                 _ => m.source.clone(),
             });
         }
@@ -175,7 +176,7 @@ fn bind_mount(m: &MountRecord, mut source: PathBuf) -> Result<BindMount> {
     })
 }
 
-/// A path below a volume's root, resolved within it.
+/// A path below the root of a volume or image, resolved within it.
 fn within(root: &Path, subpath: &Path) -> Result<PathBuf> {
     let failed = |e: io::Error| {
         EngineError::Invalid(format!("cannot access path {}: {e}", root.join(subpath).display()))

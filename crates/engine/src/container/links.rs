@@ -68,7 +68,8 @@ impl Engine {
             planned.push(LinkRecord { target: target.id().clone(), alias: alias.to_owned() });
         }
         if !planned.is_empty() {
-            check_reachable(&self.network_table().resolve("bridge")?)?;
+            let bridge = self.network_table().resolve("bridge")?;
+            check_reachable(&bridge)?;
         }
         Ok(planned)
     }

@@ -61,6 +61,9 @@ impl Engine {
                 .await;
             note(record, "/dev/shm", done);
         }
+        if record.mounts.iter().any(|m| m.image.is_some()) {
+            note(record, "image", self.image_store().unmount_views(&record.id).await);
+        }
         note(record, "root", self.image_store().unmount(&record.id).await);
     }
 }

@@ -86,6 +86,7 @@ fn mount(mount: &MountRecord) -> Value {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
     };
     let mut out = json!({
         "Type": kind,
@@ -98,6 +99,10 @@ fn mount(mount: &MountRecord) -> Value {
     if let Some(name) = &mount.volume {
         out["Name"] = json!(name);
         out["Driver"] = json!(mount.driver.as_deref().unwrap_or("local"));
+    }
+    if let Some(image) = &mount.image {
+        out["Name"] = json!(image.name);
+        out["Source"] = json!(image.id);
     }
     out
 }

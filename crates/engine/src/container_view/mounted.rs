@@ -70,7 +70,11 @@ impl Engine {
         let record = container.record();
         if let Some((mount, rest)) = mount_of(&record, path) {
             let found = self.open_mount(&record, mount, rest).await;
-            let used = Used::Volume(mount.volume.as_ref().map(ToString::to_string));
+            let used = match &mount.volume {
+                Some(name) => Used::Volume(name.to_string()),
+                None if mount.image.is_some() => Used::Image,
+                None => Used::Nothing,
+            };
             return match found {
                 Ok(found) => Ok((found, used)),
                 Err(error) => Err((error, used)),
@@ -88,9 +92,10 @@ impl Engine {
         mount: &MountRecord,
         rest: String,
     ) -> Result<(PathBuf, String)> {
-        let mut root = match &mount.volume {
-            Some(name) => self.volume_store().mount(name.as_str(), &user(record)).await?,
-            None => mount.source.clone(),
+        let mut root = match (&mount.volume, &mount.image) {
+            (Some(name), _) => self.volume_store().mount(name.as_str(), &user(record)).await?,
+            (_, Some(image)) => self.image_store().mount_view(&record.id, &image.id).await?,
+            _ => mount.source.clone(),
         };
         if let Some(below) = &mount.subpath {
             // Within the volume: resolved together with the rest.
@@ -117,11 +122,15 @@ impl Engine {
             Used::Snapshot => {
                 self.image_store().unmount(container.id()).await.map_err(EngineError::part)
             }
-            Used::Volume(Some(name)) => {
+            Used::Volume(name) => {
                 let user = user(&container.record());
                 self.volume_store().unmount(&name, &user).await.map_err(EngineError::part)
             }
-            Used::Volume(None) => Ok(()),
+            Used::Image => {
+                let gone = self.image_store().unmount_views(container.id()).await;
+                gone.map_err(EngineError::part)
+            }
+            Used::Nothing => Ok(()),
         };
         if let Err(error) = done {
             tracing::warn!(container = container.id().short(), %error, "a mount stays");
@@ -132,7 +141,9 @@ impl Engine {
 /// What is to be given back.
 enum Used {
     Snapshot,
-    Volume(Option<String>),
+    Volume(String),
+    Image,
+    Nothing,
 }
 
 /// Who has a volume mounted while files of a stopped container are copied.
@@ -192,23 +203,9 @@ mod tests {
     use crate::container::tests::record as blank;
 
     fn mount(destination: &str, kind: MountKind) -> MountRecord {
-        MountRecord {
-            kind,
-            volume: None,
-            driver: None,
-            anonymous: false,
-            source: "/src".into(),
-            subpath: None,
-            destination: destination.into(),
-            rw: true,
-            mode: String::new(),
-            propagation: String::new(),
-            non_recursive: false,
-            read_only_non_recursive: false,
-            read_only_force_recursive: false,
-            tmpfs_options: String::new(),
-            create_source: false,
-        }
+        let mut mount = MountRecord::new(kind, destination.into(), true);
+        mount.source = "/src".into();
+        mount
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub type Messages = BoxStream<'static, Value>;
 const WAITING: usize = 64;
 
 /// Runs an operation and gives its messages as they come.
-pub(super) async fn run<F, T>(operation: impl FnOnce(ProgressSink) -> F) -> Result<Messages>
+pub(crate) async fn run<F, T>(operation: impl FnOnce(ProgressSink) -> F) -> Result<Messages>
 where
     F: Future<Output = Result<T>> + Send + 'static,
     T: Send + 'static,

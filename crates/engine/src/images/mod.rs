@@ -4,7 +4,7 @@
 //! removal, whether it runs or not.
 
 mod change;
-mod messages;
+pub(crate) mod messages;
 mod transfer;
 mod view;
 
@@ -39,12 +39,15 @@ impl From<docker::AuthConfig> for Credentials {
 }
 
 impl Engine {
-    /// Which containers use an image.
+    /// Which containers use an image, as their own or mounted.
     fn image_uses(&self, image: &ImageId) -> Vec<ImageUse> {
         self.containers()
             .iter()
             .map(|c| c.record())
-            .filter(|r| r.image == *image)
+            .filter(|r| {
+                let mut mounted = r.mounts.iter().filter_map(|m| m.image.as_ref());
+                r.image == *image || mounted.any(|m| m.id == *image)
+            })
             .map(|r| ImageUse {
                 container: ContainerId::clone(&r.id),
                 running: r.state.is_running(),

@@ -3,6 +3,10 @@
 //! Be aware: a container refers to a volume from its creation to its removal,
 //! whether it runs or not.
 
+mod care;
+mod freeze;
+mod rename;
+
 use std::collections::BTreeSet;
 
 use sampan_types::EventType;
@@ -10,17 +14,22 @@ use sampan_types::docker::VolumeCreateRequest;
 use sampan_volume::{Volume, VolumeError, VolumeSpec};
 use serde_json::{Value, json};
 
+use crate::container_view::null_if_empty;
 use crate::filters::Filters;
 use crate::{Engine, EngineError, Result};
 
+pub use care::{CloneRequest, SnapshotRequest};
+pub use freeze::{POST, PRE};
+
 impl Engine {
-    /// The volumes that pass the filters: `{"Volumes": […], "Warnings": null}`.
+    /// The volumes that pass the filters: `{"Volumes": […], "Warnings": […]}`.
     ///
     /// # Errors
     /// When a filter is wrong.
     pub async fn volume_list(&self, filters: &Filters) -> Result<Value> {
         filters.validate(&["dangling", "driver", "label", "name"])?;
         let dangling = filters.flag("dangling")?;
+        let warnings = self.volume_store().refresh().await;
         let used = self.volumes_referred_to();
         let shown: Vec<Value> = self
             .volume_store()
@@ -34,7 +43,7 @@ impl Engine {
             })
             .map(shown)
             .collect();
-        Ok(json!({ "Volumes": shown, "Warnings": null }))
+        Ok(json!({ "Volumes": shown, "Warnings": null_if_empty(&warnings) }))
     }
 
     /// Makes a volume, or gives the one that has the name.
@@ -71,10 +80,27 @@ impl Engine {
     /// # Errors
     /// No such volume.
     pub async fn volume_inspect(&self, name: &str) -> Result<Value> {
-        Ok(shown(&self.volume_store().get(name)?))
+        let volume = match self.volume_store().get(name) {
+            Err(VolumeError::NotFound { .. }) => {
+                // A plugin may have made it meanwhile.
+                self.volume_store().refresh().await;
+                self.volume_store().get(name)?
+            }
+            found => found?,
+        };
+        let details = self.volume_store().details(name).await?;
+        let mut value = shown(&volume);
+        if details.global {
+            value["Scope"] = json!("global");
+        }
+        if !details.status.is_empty() {
+            value["Status"] = Value::Object(details.status);
+        }
+        Ok(value)
     }
 
-    /// Removes a volume; with `force`, its absence is success.
+    /// Removes a volume; with `force`, its absence is success, and one whose
+    /// plugin fails is forgotten.
     ///
     /// # Errors
     /// No such volume; a container refers to it.
@@ -88,7 +114,13 @@ impl Engine {
             let name = name.to_owned();
             return Err(VolumeError::InUse { name, users }.into());
         }
-        self.volume_store().remove(name).await?;
+        match self.volume_store().remove(name).await {
+            Err(error @ VolumeError::Plugin { .. }) if force => {
+                tracing::warn!(%error, "the volume is forgotten, its content may stay");
+                self.volume_store().forget(name).await?;
+            }
+            removed => removed?,
+        }
         self.volume_event(&volume, "destroy");
         Ok(())
     }
@@ -99,17 +131,9 @@ impl Engine {
     /// # Errors
     /// When a filter is wrong.
     pub async fn volume_prune(&self, filters: &Filters) -> Result<Value> {
-        filters.validate(&["all", "label", "label!"])?;
-        let all = filters.flag("all")?.unwrap_or(false);
         let (mut removed, mut reclaimed) = (Vec::new(), 0u64);
-        for volume in self.volume_store().list() {
+        for (volume, size) in self.volumes_to_prune(filters).await? {
             let name = volume.name.as_str();
-            let label = |key: &str| volume.labels.get(key).map(String::as_str);
-            let wanted = (all || volume.is_anonymous()) && filters.labels_and_not(label);
-            if !wanted || !self.volume_users(name).is_empty() {
-                continue;
-            }
-            let size = self.volume_store().size(name).await.ok().flatten().unwrap_or(0);
             match self.volume_remove(name, true).await {
                 Ok(()) => {
                     removed.push(name.to_owned());
@@ -122,6 +146,25 @@ impl Engine {
         let carried = [("reclaimed", reclaimed.to_string())];
         self.event_bus().publish(EventType::Volume, "prune", "", carried);
         Ok(json!({ "VolumesDeleted": removed, "SpaceReclaimed": reclaimed }))
+    }
+
+    /// The volumes that pruning with these filters removes, with their sizes
+    /// as far as they are known.
+    async fn volumes_to_prune(&self, filters: &Filters) -> Result<Vec<(Volume, u64)>> {
+        filters.validate(&["all", "label", "label!"])?;
+        let all = filters.flag("all")?.unwrap_or(false);
+        let used = self.volumes_referred_to();
+        let mut wanted = Vec::new();
+        for volume in self.volume_store().list() {
+            let name = volume.name.as_str();
+            let label = |key: &str| volume.labels.get(key).map(String::as_str);
+            let fits = (all || volume.is_anonymous()) && filters.labels_and_not(label);
+            if fits && !used.contains(name) {
+                let size = self.volume_store().size(name).await.ok().flatten().unwrap_or(0);
+                wanted.push((volume, size));
+            }
+        }
+        Ok(wanted)
     }
 
     /// The containers that refer to a volume.
@@ -147,7 +190,12 @@ impl Engine {
     }
 
     fn volume_event(&self, volume: &Volume, action: &str) {
-        let carried = [("driver", volume.driver.as_str())];
+        self.volume_event_with(volume, action, &[]);
+    }
+
+    /// Tells of something that happened to a volume, with more about it.
+    fn volume_event_with(&self, volume: &Volume, action: &str, more: &[(&str, &str)]) {
+        let carried = [("driver", volume.driver.as_str())].into_iter().chain(more.iter().copied());
         self.event_bus().publish(EventType::Volume, action, volume.name.as_str(), carried);
     }
 

@@ -74,6 +74,10 @@ impl Inner {
             live.blobs.insert(Digest::from(&snapshot.image));
             live.layers.extend(snapshot.diff_ids.iter().cloned());
             live.inits.insert(snapshot.init.clone());
+            for (image, diff_ids) in snapshot.views().iter() {
+                live.blobs.insert(Digest::from(image));
+                live.layers.extend(diff_ids.iter().cloned());
+            }
         }
         for diff_id in &live.layers {
             if let Some(info) = self.layers.info(diff_id) {

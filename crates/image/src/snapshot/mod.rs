@@ -9,6 +9,7 @@
 mod changes;
 mod init;
 mod store;
+mod views;
 
 use std::collections::HashSet;
 use std::io;

@@ -19,6 +19,7 @@ use sampan_sys::inroot;
 use sampan_types::{ContainerId, ImageId};
 
 use super::init::InitLayers;
+use super::views::{self, Views};
 use crate::content::writing;
 use crate::remove::remove_deep;
 use crate::{ConfigFile, Content, Digest, ImageError};
@@ -31,6 +32,8 @@ pub(crate) struct Snapshot {
     pub diff_ids: Vec<Digest>,
     /// The layer of mount points above them.
     pub init: Digest,
+    /// The images that are mounted into the container. Held for a moment.
+    pub views: Mutex<Views>,
     /// Who wants it mounted. Held while it is mounted or unmounted, on
     /// blocking threads only.
     pub mounted: Mutex<Mounted>,
@@ -60,8 +63,13 @@ impl Snapshot {
             image,
             diff_ids: config.rootfs.diff_ids.clone(),
             init: InitLayers::key_of(config),
+            views: Mutex::default(),
             mounted: Mutex::default(),
         }
+    }
+
+    pub(crate) fn views(&self) -> MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn mounted(&self) -> MutexGuard<'_, Mounted> {
@@ -93,6 +101,7 @@ impl Snapshots {
             };
             match read() {
                 Ok(Some(snapshot)) => {
+                    *snapshot.views() = views::read(&entry.path(), content);
                     snapshot.mounted().wanted = is_mounted(&entry.path().join("merged"));
                     known.insert(id, Arc::new(snapshot));
                 }
@@ -184,7 +193,7 @@ impl Snapshots {
 /// Unmounts and removes a directory that was taken away.
 pub(crate) fn destroy(trash: &Path) -> Result<(), ImageError> {
     let merged = trash.join("merged");
-    let mut detached = Vec::new();
+    let mut detached = views::detach_all(trash)?;
     while let Some(mount) = detach(&merged)? {
         detached.push(mount);
     }

@@ -1,5 +1,7 @@
 //! `volume`.
 
+mod care;
+
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -14,10 +16,12 @@ use crate::failure::{Failures, is_not_found};
 use crate::out;
 use crate::query::{Query, name, parse_filter};
 use crate::table::{Column, Table};
+use crate::units::decimal_size;
 
 /// Manage volumes
 #[derive(Debug, Subcommand)]
 pub enum Volume {
+    Clone(care::Clone),
     /// Create a volume
     Create(Create),
     /// Show everything about volumes
@@ -27,20 +31,29 @@ pub enum Volume {
     Ls(List),
     /// Remove volumes that no container uses
     Prune(Prune),
+    Rename(care::Rename),
+    Resize(care::Resize),
+    Restore(care::Restore),
     /// Remove volumes
     #[command(visible_alias = "remove")]
     Rm(Remove),
+    Snapshot(care::Snapshot),
 }
 
 impl Volume {
     /// Does it.
     pub async fn run(self, app: &App) -> Result<()> {
         match self {
+            Self::Clone(verb) => verb.run(app).await,
             Self::Create(verb) => verb.run(app).await,
             Self::Inspect(verb) => verb.run(app, Kind::Volume).await,
             Self::Ls(verb) => verb.run(app).await,
             Self::Prune(verb) => verb.run(app).await,
+            Self::Rename(verb) => verb.run(app).await,
+            Self::Resize(verb) => verb.run(app).await,
+            Self::Restore(verb) => verb.run(app).await,
             Self::Rm(verb) => verb.run(app).await,
+            Self::Snapshot(verb) => verb.run(app).await,
         }
     }
 }
@@ -173,6 +186,9 @@ pub struct Prune {
     /// Remove all unused volumes, not only anonymous ones
     #[arg(short, long)]
     all: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Only what matches: label=… (may be repeated)
     #[arg(long, value_parser = parse_filter)]
     filter: Vec<String>,
@@ -183,19 +199,44 @@ pub struct Prune {
 
 impl Prune {
     async fn run(self, app: &App) -> Result<()> {
+        let mut filters = self.filter.clone();
+        if self.all {
+            filters.push("all=true".to_owned());
+        }
+        if self.dry_run {
+            return would_prune(&app.client().await?, &filters).await;
+        }
         let what = if self.all { "all local volumes" } else { "anonymous local volumes" };
         let warning =
             format!("WARNING! This will remove {what} not used by at least one container.");
         if !self.force && !out::confirm(&warning)? {
             return Ok(());
         }
-        let mut filters = self.filter.clone();
-        if self.all {
-            filters.push("all=true".to_owned());
-        }
         let space = prune(&app.client().await?, &filters).await?;
         out::line(&reclaimed(space))
     }
+}
+
+/// Prints what pruning would remove, and how much that is.
+async fn would_prune(client: &Client, filters: &[String]) -> Result<()> {
+    let found = client.get("/sampan/volumes/prunable", &Query::new().filters(filters)).await?;
+    let size = |value: &Value| decimal_size(value.as_f64().unwrap_or_default());
+    let columns = vec![
+        Column { field: "Name", heading: "WOULD BE REMOVED" },
+        Column { field: "Size", heading: "SIZE" },
+    ];
+    let volumes = found["Volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let row = |v: &Value| {
+        Map::from_iter([
+            ("Name".to_owned(), v["Name"].clone()),
+            ("Size".to_owned(), Value::String(size(&v["Size"]))),
+        ])
+    };
+    if !volumes.is_empty() {
+        let rows = volumes.iter().map(row).collect();
+        out::text(&(Table { columns, rows }.render("")? + "\n"))?;
+    }
+    out::line(&format!("Would be reclaimed: {}", size(&found["SpaceReclaimed"])))
 }
 
 /// Removes unused volumes, prints their names, returns the bytes.

@@ -97,26 +97,10 @@ pub(super) fn parse(spec: &str, driver: &str) -> Result<Parsed, MountError> {
 
 /// A bind of a host's path.
 pub(super) fn bind_at(source: &Path, at: PathBuf, rw: bool) -> Parsed {
-    Parsed {
-        mount: MountRecord {
-            kind: MountKind::Bind,
-            volume: None,
-            driver: None,
-            anonymous: false,
-            source: source.to_owned(),
-            subpath: None,
-            destination: at,
-            rw,
-            mode: String::new(),
-            propagation: "rprivate".to_owned(),
-            non_recursive: false,
-            read_only_non_recursive: false,
-            read_only_force_recursive: false,
-            tmpfs_options: String::new(),
-            create_source: false,
-        },
-        volume: None,
-    }
+    let mut mount = MountRecord::new(MountKind::Bind, at, rw);
+    mount.source = source.to_owned();
+    mount.propagation = "rprivate".to_owned();
+    Parsed { mount, volume: None }
 }
 
 #[cfg(test)]

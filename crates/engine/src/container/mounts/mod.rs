@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sampan_runtime::spec;
 use sampan_types::docker::{ContainerConfig, HostConfig};
-use sampan_types::{ContainerId, VolumeName};
+use sampan_types::{ContainerId, ImageId, VolumeName};
 
 use crate::record::{ContainerRecord, MountKind, MountRecord};
 
@@ -40,7 +40,7 @@ pub enum MountError {
     /// A mount of the API's typed form is wrong.
     #[error("invalid mount config for type \"{kind}\": {reason}")]
     Config {
-        /// `bind`, `volume` or `tmpfs`.
+        /// `bind`, `volume`, `tmpfs` or `image`.
         kind: &'static str,
         /// Why.
         reason: String,
@@ -53,7 +53,7 @@ pub enum MountError {
         "create {0}: \"{0}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
     )]
     VolumeName(String),
-    /// `--volumes-from` names no container.
+    /// `--volumes-from` names no container, or a mount no image.
     #[error("{0}")]
     From(String),
     /// This engine does not do that.
@@ -95,7 +95,7 @@ pub(super) struct Parsed {
 }
 
 /// Reads all of a container's mounts. `find` gives the record of a container
-/// that `--volumes-from` names.
+/// that `--volumes-from` names, `images` an image.
 ///
 /// # Errors
 /// [`MountError`] for the first thing that is wrong.
@@ -103,6 +103,7 @@ pub fn plan(
     config: &ContainerConfig,
     host: &HostConfig,
     find: &dyn Fn(&str) -> Result<std::sync::Arc<ContainerRecord>, String>,
+    images: &dyn Fn(&str) -> Result<ImageId, String>,
 ) -> Result<Plan, MountError> {
     let driver = host.volume_driver.as_deref().unwrap_or_default();
     let mut places: BTreeMap<PathBuf, Parsed> = BTreeMap::new();
@@ -128,7 +129,7 @@ pub fn plan(
         place(bind::parse(spec, driver)?, true)?;
     }
     for mount in host.mounts.iter().flatten() {
-        place(typed::parse(mount, driver)?, true)?;
+        place(typed::parse(mount, driver, images)?, true)?;
     }
     for target in host.tmpfs.iter().flatten().map(|(target, _)| target) {
         let at =
@@ -194,24 +195,12 @@ pub(super) fn volume(
     if anonymous {
         labels.insert(sampan_volume::ANONYMOUS_LABEL.to_owned(), String::new());
     }
+    let mut mount = MountRecord::new(MountKind::Volume, at.clone(), rw);
+    mount.volume = Some(name.clone());
+    mount.driver = Some(if driver.is_empty() { "local" } else { driver }.to_owned());
+    mount.anonymous = anonymous;
     Parsed {
-        mount: MountRecord {
-            kind: MountKind::Volume,
-            volume: Some(name.clone()),
-            driver: Some(if driver.is_empty() { "local" } else { driver }.to_owned()),
-            anonymous,
-            source: PathBuf::new(),
-            subpath: None,
-            destination: at.clone(),
-            rw,
-            mode: String::new(),
-            propagation: String::new(),
-            non_recursive: false,
-            read_only_non_recursive: false,
-            read_only_force_recursive: false,
-            tmpfs_options: String::new(),
-            create_source: false,
-        },
+        mount,
         volume: Some(VolumeWish {
             name,
             driver: driver.to_owned(),
@@ -260,6 +249,10 @@ mod tests {
         Err(format!("No such container: {name}"))
     }
 
+    fn none(name: &str) -> Result<ImageId, String> {
+        Err(format!("No such image: {name}"))
+    }
+
     fn host(binds: &[&str]) -> HostConfig {
         let binds = binds.iter().map(|b| (*b).to_owned()).collect();
         HostConfig { binds: Some(binds), ..Default::default() }
@@ -273,7 +266,7 @@ mod tests {
         };
         let mut h = host(&["/srv:/data:ro", "web:/www"]);
         h.tmpfs = Some([("/tmp/x".to_owned(), String::new())].into());
-        let plan = plan(&config, &h, &nobody).unwrap();
+        let plan = plan(&config, &h, &nobody, &none).unwrap();
         let seen: Vec<_> =
             plan.mounts.iter().map(|m| (m.kind, m.destination.to_str().unwrap(), m.rw)).collect();
         assert_eq!(
@@ -291,7 +284,7 @@ mod tests {
 
     #[test]
     fn two_mounts_at_one_place_are_refused() {
-        let e = plan(&ContainerConfig::default(), &host(&["a1:/x", "b1:/x/."]), &nobody);
+        let e = plan(&ContainerConfig::default(), &host(&["a1:/x", "b1:/x/."]), &nobody, &none);
         assert_eq!(e.unwrap_err().to_string(), "Duplicate mount point: /x");
     }
 
@@ -303,13 +296,13 @@ mod tests {
         let find = |name: &str| if name == "other" { Ok(other.clone()) } else { nobody(name) };
         let mut h = host(&["/srv:/data"]);
         h.volumes_from = Some(vec!["other:ro".into()]);
-        let p = plan(&ContainerConfig::default(), &h, &find).unwrap();
+        let p = plan(&ContainerConfig::default(), &h, &find, &none).unwrap();
         assert_eq!((p.mounts.len(), p.mounts[0].kind), (1, MountKind::Bind));
         h.binds = None;
-        let p = plan(&ContainerConfig::default(), &h, &find).unwrap();
+        let p = plan(&ContainerConfig::default(), &h, &find, &none).unwrap();
         assert!(!p.mounts[0].rw && !p.mounts[0].anonymous && p.volumes.is_empty());
         h.volumes_from = Some(vec!["gone".into()]);
-        let e = plan(&ContainerConfig::default(), &h, &find).unwrap_err();
+        let e = plan(&ContainerConfig::default(), &h, &find, &none).unwrap_err();
         assert_eq!(e.to_string(), "No such container: gone");
     }
 
@@ -322,7 +315,7 @@ mod tests {
             ..Default::default()
         }]);
         assert!(matches!(
-            plan(&ContainerConfig::default(), &h, &nobody),
+            plan(&ContainerConfig::default(), &h, &nobody, &none),
             Err(MountError::Duplicate(_))
         ));
     }

@@ -1,23 +1,29 @@
 //! The API's typed mounts (`--mount`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sampan_runtime::spec;
+use sampan_types::ImageId;
 use sampan_types::docker::{Mount, MountBindOptionsPropagationEnum as Propagation, MountType};
 
 use super::bind::bind_at;
 use super::{MountError, Parsed, target_path, volume, volume_name};
-use crate::record::{MountKind, MountRecord};
+use crate::record::{MountKind, MountRecord, MountedImage};
 
-/// Reads one typed mount. Whether the source of a bind exists is the
-/// caller's question.
-pub(super) fn parse(mount: &Mount, driver: &str) -> Result<Parsed, MountError> {
+/// Reads one typed mount; `images` finds an image by its name. Whether the
+/// source of a bind exists is the caller's question.
+pub(super) fn parse(
+    mount: &Mount,
+    driver: &str,
+    images: &dyn Fn(&str) -> Result<ImageId, String>,
+) -> Result<Parsed, MountError> {
     match mount.typ {
         Some(MountType::BIND) => bind(mount),
         Some(MountType::VOLUME) => volume_mount(mount, driver),
         Some(MountType::TMPFS) => tmpfs(mount),
+        Some(MountType::IMAGE) => image(mount, images),
         Some(other) => Err(MountError::Unsupported(format!(
-            "mount type {other} is not supported: use bind, volume or tmpfs"
+            "mount type {other} is not supported: use bind, volume, tmpfs or image"
         ))),
         None => Err(MountError::Config { kind: "", reason: "mount type unknown".to_owned() }),
     }
@@ -99,11 +105,7 @@ fn volume_mount(mount: &Mount, driver: &str) -> Result<Parsed, MountError> {
         if !named {
             return Err(wrong("must not set Subpath when using anonymous volumes"));
         }
-        let relative = Path::new(&subpath);
-        if relative.is_absolute() || relative.components().any(|c| c.as_os_str() == "..") {
-            return Err(wrong("subpath must be a relative path within the volume"));
-        }
-        parsed.mount.subpath = Some(relative.to_owned());
+        parsed.mount.subpath = relative(&subpath, "volume").map_err(|e| wrong(&e))?;
         if let Some(wish) = &mut parsed.volume {
             wish.copy = false;
         }
@@ -124,32 +126,52 @@ fn tmpfs(mount: &Mount) -> Result<Parsed, MountError> {
     if !source(mount).is_empty() {
         return Err(wrong("field Source must not be specified"));
     }
-    Ok(Parsed {
-        mount: MountRecord {
-            kind: MountKind::Tmpfs,
-            volume: None,
-            driver: None,
-            anonymous: false,
-            source: Default::default(),
-            subpath: None,
-            destination: at,
-            rw: !mount.read_only.unwrap_or(false),
-            mode: String::new(),
-            propagation: String::new(),
-            non_recursive: false,
-            read_only_non_recursive: false,
-            read_only_force_recursive: false,
-            tmpfs_options: String::new(),
-            create_source: false,
-        },
-        volume: None,
-    })
+    let rw = !mount.read_only.unwrap_or(false);
+    Ok(Parsed { mount: MountRecord::new(MountKind::Tmpfs, at, rw), volume: None })
+}
+
+/// An image's files, which are read-only whatever is asked for.
+fn image(
+    mount: &Mount,
+    images: &dyn Fn(&str) -> Result<ImageId, String>,
+) -> Result<Parsed, MountError> {
+    let wrong = refuse("image");
+    let at = target_path(mount.target.as_deref().unwrap_or_default())
+        .map_err(|reason| wrong(&reason))?;
+    if source(mount).is_empty() {
+        return Err(wrong("field Source must not be empty"));
+    }
+    if mount.bind_options.is_some() {
+        return Err(wrong("field BindOptions must not be specified"));
+    }
+    if mount.volume_options.is_some() {
+        return Err(wrong("field VolumeOptions must not be specified"));
+    }
+    if mount.tmpfs_options.is_some() {
+        return Err(wrong("field TmpfsOptions must not be specified"));
+    }
+    let id = images(source(mount)).map_err(MountError::From)?;
+    let mut record = MountRecord::new(MountKind::Image, at, false);
+    record.image = Some(MountedImage { id, name: source(mount).to_owned() });
+    let subpath = mount.image_options.as_ref().and_then(|o| o.subpath.as_deref());
+    record.subpath =
+        subpath.map(|text| relative(text, "image")).transpose().map_err(|e| wrong(&e))?.flatten();
+    Ok(Parsed { mount: record, volume: None })
+}
+
+/// A subpath within what is mounted: `None` when it is empty.
+fn relative(text: &str, within: &str) -> Result<Option<PathBuf>, String> {
+    let path = Path::new(text);
+    if path.is_absolute() || path.components().any(|c| c.as_os_str() == "..") {
+        return Err(format!("subpath must be a relative path within the {within}"));
+    }
+    Ok((!text.is_empty()).then(|| path.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampan_types::docker::{MountBindOptions, MountVolumeOptions};
+    use sampan_types::docker::{MountBindOptions, MountImageOptions, MountVolumeOptions};
 
     fn mount(typ: MountType, source: &str, target: &str) -> Mount {
         Mount {
@@ -160,6 +182,14 @@ mod tests {
         }
     }
 
+    /// There is one image, `web`.
+    fn read(mount: &Mount) -> Result<Parsed, MountError> {
+        parse(mount, "", &|name| match name {
+            "web" => Ok(format!("sha256:{}", "ab".repeat(32)).parse().unwrap()),
+            _ => Err(format!("No such image: {name}")),
+        })
+    }
+
     #[test]
     fn kinds_are_read() {
         let mut m = mount(MountType::BIND, "/srv", "/x");
@@ -167,7 +197,7 @@ mod tests {
             propagation: Some(Propagation::RSHARED),
             ..Default::default()
         });
-        let p = parse(&m, "").unwrap().mount;
+        let p = read(&m).unwrap().mount;
         assert_eq!((p.propagation.as_str(), p.create_source), ("rshared", false));
         let mut m = mount(MountType::VOLUME, "web", "/x");
         m.volume_options = Some(MountVolumeOptions {
@@ -175,17 +205,19 @@ mod tests {
             labels: Some([("a".to_owned(), "b".to_owned())].into()),
             ..Default::default()
         });
-        let wish = parse(&m, "").unwrap().volume.unwrap();
+        let wish = read(&m).unwrap().volume.unwrap();
         assert!(!wish.copy && wish.labels["a"] == "b");
-        assert_eq!(
-            parse(&mount(MountType::TMPFS, "", "/t"), "").unwrap().mount.kind,
-            MountKind::Tmpfs
-        );
+        assert_eq!(read(&mount(MountType::TMPFS, "", "/t")).unwrap().mount.kind, MountKind::Tmpfs);
+        let mut m = mount(MountType::IMAGE, "web", "/x");
+        m.image_options = Some(MountImageOptions { subpath: Some("etc".to_owned()) });
+        let p = read(&m).unwrap().mount;
+        assert_eq!((p.kind, p.rw, p.subpath), (MountKind::Image, false, Some("etc".into())));
+        assert_eq!(p.image.unwrap().name, "web");
     }
 
     #[test]
     fn refusals_say_why() {
-        let text = |m: &Mount| parse(m, "").unwrap_err().to_string();
+        let text = |m: &Mount| read(m).unwrap_err().to_string();
         assert_eq!(
             text(&mount(MountType::BIND, "", "/x")),
             "invalid mount config for type \"bind\": field Source must not be empty"
@@ -195,6 +227,13 @@ mod tests {
             "invalid mount config for type \"tmpfs\": field Source must not be specified"
         );
         assert!(text(&mount(MountType::NPIPE, "a", "/x")).contains("not supported"));
+        assert_eq!(text(&mount(MountType::IMAGE, "gone", "/x")), "No such image: gone");
+        let mut m = mount(MountType::IMAGE, "web", "/x");
+        m.image_options = Some(MountImageOptions { subpath: Some("../up".to_owned()) });
+        assert_eq!(
+            text(&m),
+            "invalid mount config for type \"image\": subpath must be a relative path within the image"
+        );
         let mut m = mount(MountType::VOLUME, "", "/x");
         m.read_only = Some(true);
         assert!(text(&m).contains("anonymous volumes"));

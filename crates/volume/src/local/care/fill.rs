@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self as rfs, CWD, RenameFlags};
@@ -12,15 +11,13 @@ use sampan_sys::file;
 use super::super::Entry;
 use super::super::record;
 use super::super::storage::Content;
-use crate::{Volume, VolumeError, Watch, copy};
+use crate::{Volume, VolumeError, Watch};
 
 /// Where content comes from: a volume or one of its snapshots.
 pub(super) struct Source {
     pub(super) dir: PathBuf,
     pub(super) volume: Volume,
     pub(super) content: Content,
-    /// Whether somebody else has it mounted and keeps it so.
-    pub(super) is_mounted: bool,
 }
 
 impl Source {
@@ -30,7 +27,6 @@ impl Source {
             dir: entry.dir().to_owned(),
             volume: entry.volume.clone(),
             content: entry.content.clone(),
-            is_mounted: true,
         }
     }
 }
@@ -42,23 +38,7 @@ pub(super) fn fill(
     dir: &Path,
     watch: &Watch,
 ) -> Result<(), VolumeError> {
-    let from = &source.content;
-    if discriminant(&from.storage) == discriminant(&to.storage) {
-        return from.clone_content(&source.dir, to, dir, watch);
-    }
-    to.make(dir)?;
-    to.ensure_mounted(dir)?;
-    if !source.is_mounted {
-        from.ensure_mounted(&source.dir)?;
-    }
-    let copied = copy::copy_tree(&Content::data(&source.dir), &Content::data(dir), watch);
-    let unmounted = if source.is_mounted || !from.needs_mount() {
-        Ok(())
-    } else {
-        from.ensure_unmounted(&source.dir)
-    };
-    let to_unmounted = if to.needs_mount() { to.ensure_unmounted(dir) } else { Ok(()) };
-    copied.and(unmounted).and(to_unmounted)
+    source.content.clone_content(&source.dir, to, dir, watch)
 }
 
 /// Writes all of the file system of `dir` to the disk.

@@ -148,7 +148,7 @@ pub(super) fn open(entry: &Entry, name: &SnapshotName) -> Result<Source, VolumeE
         });
     }
     let (volume, content) = record::read_dir(&dir, entry.volume.name.clone())?;
-    Ok(Source { dir, volume, content, is_mounted: false })
+    Ok(Source { dir, volume, content })
 }
 
 /// A volume's snapshots, the oldest first. One whose record is damaged is

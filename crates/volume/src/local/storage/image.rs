@@ -82,8 +82,10 @@ pub(super) fn make_place(dir: &Path) -> Result<(), VolumeError> {
 fn format(name: &VolumeName, path: &Path, encrypted: bool) -> Result<(), VolumeError> {
     let tool = find_tool("mkfs.ext4").ok_or_else(|| no_tool(name))?;
     let mut command = Command::new(tool);
-    // No blocks are kept back for root, who is the only one to write here.
-    command.args(["-q", "-F", "-m", "0", "-e", "remount-ro", "-E", "root_owner=0:0"]);
+    // No blocks are kept back for root, who is the only one to write here. A
+    // file whose content is shared is read in whole blocks of its file system:
+    // the small ones of small file systems could not be mounted then.
+    command.args(["-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "root_owner=0:0"]);
     if encrypted {
         command.args(["-O", "encrypt"]);
     }

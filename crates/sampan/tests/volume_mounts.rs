@@ -1,0 +1,136 @@
+//! What is mounted into containers: images, binds, parts of volumes, volumes
+//! that several containers share.
+
+mod common;
+
+use common::{SOON, crash_and_restart, field, has, host, host_with};
+use sampan_testkit::{Host, add_program, eventually};
+use serde_json::json;
+
+/// How many images are mounted on the host.
+fn views(h: &Host) -> String {
+    h.sh("grep -c /views/ /proc/mounts || true")
+}
+
+#[test]
+fn an_image_is_mounted_read_only() {
+    let Some((_lan, mut h)) = host("an_image_is_mounted_read_only") else { return };
+    h.sh("mkdir -p $HOME/f/sub && echo one >$HOME/f/a && echo two >$HOME/f/sub/b && \
+          ln -s /etc $HOME/f/evil && tar -C $HOME/f -c . | docker import - files:latest");
+    assert_eq!(
+        h.docker("run --rm --mount type=image,src=files,dst=/m busybox cat /m/a /m/sub/b"),
+        "one\ntwo"
+    );
+    assert_eq!(
+        h.docker("run --rm --mount type=image,src=files,dst=/m,image-subpath=sub busybox ls /m"),
+        "b"
+    );
+    has(
+        &h.docker_fails("run --rm --mount type=image,src=files,dst=/m busybox touch /m/c").1,
+        &["Read-only file system"],
+    );
+    has(
+        &h.docker_fails(
+            "run --rm --mount type=image,src=files,dst=/m,image-subpath=evil busybox true",
+        )
+        .1,
+        &["evil"],
+    );
+    has(
+        &h.docker_fails("run --rm --mount type=image,src=gone,dst=/m busybox true").1,
+        &["No such image: gone"],
+    );
+    assert_eq!(views(&h), "0", "no mount is left");
+
+    h.docker("run -d --name mm --mount type=image,src=files,dst=/m busybox sleep 1000");
+    let mounts = &h.inspect("mm")["Mounts"];
+    let expected = [("Type", json!("image")), ("Name", json!("files")), ("RW", json!(false))];
+    for (key, value) in expected {
+        assert_eq!(mounts[0][key], value, "{mounts}");
+    }
+    has(&h.docker_fails("rmi files").1, &["using", &field(&h, "mm", "{{.Id}}")[..12]]);
+    // Its name can go, its files stay for as long as the container.
+    h.docker("rmi -f files");
+    crash_and_restart(&mut h);
+    assert_eq!(h.docker("exec mm cat /m/a"), "one");
+    h.docker("restart -t 0 mm");
+    assert_eq!(h.docker("exec mm cat /m/a"), "one");
+    assert_eq!(h.docker("run --rm --volumes-from mm busybox cat /m/a"), "one");
+    h.docker("stop -t 0 mm");
+    assert_eq!(views(&h), "0");
+    assert_eq!(h.docker("cp mm:/m/sub/b - | tar -xO"), "two");
+    eventually("the end of the copy's mount", SOON, || (views(&h) == "0").then_some(()));
+    h.docker("rm mm");
+    assert_eq!(h.sh("ls -d $HOME/data/overlay/*/views 2>/dev/null | wc -l"), "0");
+}
+
+#[test]
+fn missing_sources_are_refused_when_that_is_wished() {
+    let test = "missing_sources_are_refused_when_that_is_wished";
+    let Some((_lan, h)) = host_with(test, &["--strict-binds"]) else { return };
+    let (_, said) = h.docker_fails("run --rm -v /run/nowhere:/x busybox true");
+    has(&said, &["bind source path does not exist: /run/nowhere"]);
+    assert_eq!(h.run("ls /run/nowhere").code, 2, "nothing was made");
+    h.sh("mkdir /run/here");
+    h.docker("run --rm -v /run/here:/x busybox true");
+}
+
+#[test]
+fn a_part_of_a_volume_does_not_lead_out_of_it() {
+    let Some((_lan, h)) = host("a_part_of_a_volume_does_not_lead_out_of_it") else { return };
+    h.docker(
+        "run --rm -v vol:/v busybox sh -c \
+         'mkdir -p /v/in/deep; echo it >/v/in/deep/f; ln -s /etc /v/out; ln -s /in/deep /v/alias'",
+    );
+    let part = |path: &str| {
+        format!("run --rm --mount type=volume,src=vol,dst=/x,volume-subpath={path} busybox ls /x")
+    };
+    assert_eq!(h.docker(&part("in/deep")), "f");
+    assert_eq!(h.docker(&part("alias")), "f", "links are followed within the volume");
+    has(&h.docker_fails(&part("out")).1, &["cannot access path", "out"]);
+    has(&h.docker_fails(&part("../x")).1, &["subpath must be a relative path within the volume"]);
+    has(&h.docker_fails(&part("none")).1, &["cannot access path", "none"]);
+}
+
+/// Mount points within the container that are links stay in the container.
+#[test]
+fn a_place_that_is_a_link_stays_in_the_container() {
+    let Some((_lan, h)) = host("a_place_that_is_a_link_stays_in_the_container") else { return };
+    h.sh("mkdir -p $HOME/f/real /run/target && ln -s /run/target $HOME/f/link && \
+          cp -a $HOME/rootfs/bin $HOME/f/ && tar -C $HOME/f -c . | docker import - linked");
+    assert_eq!(
+        h.docker(
+            "run --rm -v vol:/link/x linked /bin/sh -c 'echo y >/link/x/f; cat /run/target/x/f'"
+        ),
+        "y"
+    );
+    assert_eq!(h.sh("ls /run/target"), "", "nothing was made on the host");
+}
+
+#[test]
+fn a_shared_volume_excludes_renames_and_shows_at_once() {
+    let test = "a_shared_volume_excludes_renames_and_shows_at_once";
+    let Some((_lan, h)) = host(test) else { return };
+    add_program(&h.dir().join("rootfs"), "flock").expect("util-linux has flock");
+    h.sh("tar -C $HOME/rootfs -c . | docker import -c 'CMD [\"sh\"]' - withflock");
+    h.docker("run -d --name aa -v vol:/v withflock sleep 1000");
+    h.docker("run -d --name bb -v vol:/v withflock sleep 1000");
+    // Whoever has the lock adds one, twenty times in each.
+    h.sh("docker exec aa sh -c 'echo 0 >/v/n'; \
+          for c in aa bb; do docker exec $c sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 \
+          11 12 13 14 15 16 17 18 19 20; do flock /v/lock sh -c \
+          \"n=\\$(cat /v/n); sleep 0.01; echo \\$((n + 1)) >/v/n\"; done' & done; wait");
+    assert_eq!(h.docker("exec aa cat /v/n"), "40", "a lock in one excludes the other");
+    h.docker("exec -d aa flock /v/lock sleep 1000");
+    let refused = || h.run("docker exec bb flock -n /v/lock true").code == 1;
+    eventually("the lock of the other container", SOON, || refused().then_some(()));
+    // A reader sees the old file or the new one, never a part.
+    h.sh("docker exec aa sh -c 'yes old | head -c 100000 >/v/f'");
+    h.docker("exec -d aa sh -c 'while :; do yes old | head -c 100000 >/v/t && mv /v/t /v/f; done'");
+    let sizes = h.docker("exec bb sh -c 'for i in $(seq 200); do wc -c </v/f; done | sort -u'");
+    assert_eq!(sizes, "100000");
+    for text in ["one", "two", "three"] {
+        h.docker(&format!("exec aa sh -c 'echo {text} >/v/seen'"));
+        assert_eq!(h.docker("exec bb cat /v/seen"), text);
+    }
+}
