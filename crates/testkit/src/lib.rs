@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
 
+mod disk;
 mod events;
 mod host;
 mod lan;
@@ -23,6 +24,7 @@ mod program;
 mod rootfs;
 pub mod vm;
 
+pub use disk::Disk;
 pub use events::EventStream;
 pub use host::{Daemon, Host, Response};
 pub use lan::{Lan, skip};
@@ -38,7 +40,7 @@ use std::time::{Duration, Instant};
 #[must_use]
 pub fn busy() -> u32 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as f64);
+    let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
     slowness(&text, cores)
 }
 
