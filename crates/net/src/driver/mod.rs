@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use sampan_types::{EndpointId, NetworkId, SandboxId};
 
-pub(crate) use bridge::{Bridge, Mark, dead_group};
+pub(crate) use bridge::{Bridge, Mark, await_ipv6, dead_group};
 pub(crate) use cni::Cni;
 pub(crate) use linkless::Linkless;
 pub(crate) use remote::Remote;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sampan_sys::netlink::{Request, add_address};
+use sampan_sys::netlink::add_address;
 
 use super::Inner;
 use crate::config::{Attachment, EndpointSpec};
-use crate::driver::Namespace;
+use crate::driver::{Namespace, await_ipv6};
 use crate::error::NetError;
 
 /// The length of the network of an address: 169.254.0.0/16 (RFC 3927), or a
@@ -56,21 +56,17 @@ impl Inner {
         let namespace = Arc::clone(namespace);
         let add = move || -> Result<bool, NetError> {
             let failed = || NetError::kernel(format!("give interface {interface} its addresses"));
-            if wanted.iter().any(|a| a.addr().is_ipv6()) {
-                namespace.open_ipv6(&interface)?;
-            }
+            let six = wanted.iter().any(|a| a.addr().is_ipv6());
+            let watch = six.then(|| namespace.open_ipv6(&interface)).transpose()?;
             let mut route = namespace.route();
             let Some(link) = route.link(&interface).map_err(failed())? else { return Ok(false) };
             let present = route.addresses_of(link.index).map_err(failed())?;
             let has = |a: &&IpNet| present.iter().any(|p| p.address == **a);
-            let absent: Vec<Request> = wanted
-                .iter()
-                .filter(|a| !has(a))
-                .map(|a| add_address(link.index, *a).present_ok())
-                .collect();
-            let missing = !absent.is_empty();
-            route.run(absent).map_err(failed())?;
-            Ok(missing)
+            let absent: Vec<IpNet> = wanted.iter().copied().filter(|a| !has(&a)).collect();
+            let add = |a: &IpNet| add_address(link.index, *a).present_ok();
+            route.run(absent.iter().map(add).collect()).map_err(failed())?;
+            await_ipv6(watch.map(|(_, watch)| watch), link.index, &absent);
+            Ok(!absent.is_empty())
         };
         self.worker.run(move |_| add()).await?
     }

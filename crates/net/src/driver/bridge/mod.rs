@@ -34,6 +34,7 @@ use crate::error::NetError;
 use crate::worker::{Reaper, Worker};
 
 pub(crate) use mark::{Mark, dead_group};
+pub(crate) use usable::await_ipv6;
 
 /// The driver of bridge networks.
 #[derive(Debug)]

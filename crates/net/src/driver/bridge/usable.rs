@@ -19,7 +19,7 @@ pub(super) fn listen_for(addresses: &[IpNet]) -> Result<Option<AddressWatch>, Ne
 }
 
 /// Waits until IPv6 addresses that were given to a link are in use.
-pub(super) fn await_ipv6(watch: Option<AddressWatch>, link: u32, given: &[IpNet]) {
+pub(crate) fn await_ipv6(watch: Option<AddressWatch>, link: u32, given: &[IpNet]) {
     let Some(mut watch) = watch else { return };
     let given = given.iter().map(IpNet::addr).filter(IpAddr::is_ipv6).collect();
     match watch.wait(link, given, PATIENCE) {
