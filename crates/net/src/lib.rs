@@ -6,7 +6,7 @@
 //!    ├── Driver:      links, addresses, routes  bridge · macvlan, ipvlan · plugins · CNI · host, none
 //!    ├── Firewall:    one nftables table        nft · noop
 //!    └── NameService: names inside sandboxes    the data-plane process · none
-//! beside them: watch (keeps the kernel true) · redirect · host6 · shape · care
+//! beside them: watch (keeps the kernel true) · redirect · direct · host6 · shape · care
 //! pure: ipam · ports::PortTable · names · policy
 //! ```
 //!
@@ -21,6 +21,7 @@
 
 mod care;
 mod config;
+mod direct;
 pub mod driver;
 mod error;
 pub mod firewall;
@@ -32,7 +33,6 @@ mod manager;
 pub mod names;
 pub mod policy;
 pub mod ports;
-mod direct;
 mod redirect;
 mod sandbox;
 mod shape;

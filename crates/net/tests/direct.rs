@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lab::{Container, HOST, Lab, OUTSIDE, ask, endpoint, network, port, sh};
 use sampan_net::names::NoNames;
 use sampan_net::policy::{Action, Direction, PolicyRule};
-use sampan_net::{NetConfig, Networks, Sandbox};
+use sampan_net::{NetConfig, Networks, Place, Protocol, Sandbox, TraceRequest};
 use sampan_sys::netns::NetNs;
 
 const WEB: &str = "172.17.0.2";
@@ -70,6 +70,14 @@ fn is_direct(lab: &Lab, at: u16) -> bool {
         assert_eq!(answer, Some(OUTSIDE.to_string()), "the client's own address");
     });
     packets == 0
+}
+
+/// What a trace from outside to a port says.
+async fn trace(lab: &Lab, at: u16) -> String {
+    let (from, to) = (Place::Address(OUTSIDE.into()), Place::Address(HOST.into()));
+    let request = TraceRequest { from, to, port: Some((Protocol::Tcp, at)) };
+    let trace = lab.networks.trace(request).await.unwrap();
+    format!("{trace:?}")
 }
 
 fn link(sandbox: &Sandbox) -> &str {
@@ -141,6 +149,7 @@ fn connections_from_outside_pass_neither_rules_nor_flow_tracking() {
         assert!(program(link(&web), "sampan_answer").is_some());
         assert!(is_direct(&lab, 8080));
         assert!(is_direct(&lab, 8081), "of one address");
+        assert!(trace(&lab, 8080).await.contains("directly"));
         assert_eq!(ask(&lab.outside, HOST, 8082), None, "of another address");
         assert_eq!(lab::ask_from_host(HOST, 8080).as_deref(), Some("10.99.0.1"), "from the host");
         let udp = lab::udp(&lab.outside);
@@ -270,6 +279,7 @@ fn what_has_to_see_the_packets_gets_them() {
         };
         lab.networks.set_policies(vec![rule]).await.unwrap();
         assert!(!is_direct(&lab, 8100), "a policy");
+        assert!(!trace(&lab, 8100).await.contains("directly"));
         lab.networks.set_policies(Vec::new()).await.unwrap();
         assert!(is_direct(&lab, 8100));
     });

@@ -24,6 +24,7 @@ mod foreign;
 mod table;
 mod ways;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sampan_sys::netlink::FilterSlot;
@@ -113,6 +114,15 @@ impl Direct {
             table.refresh(&mut kernel.route, &shared.instance)
         })
         .await?
+    }
+
+    /// The sandboxes to which connections are led directly now.
+    pub async fn sandboxes(&self) -> Result<HashSet<SandboxId>, NetError> {
+        self.with(|shared, _| match &shared.state {
+            State::Loaded(table) => table.reached(),
+            State::Off | State::Wanted => HashSet::new(),
+        })
+        .await
     }
 
     /// Does something with the state on the network thread.

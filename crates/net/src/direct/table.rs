@@ -51,6 +51,13 @@ impl Table {
         self.held.is_empty()
     }
 
+    /// The sandboxes to which connections may begin.
+    pub fn reached(&self) -> HashSet<SandboxId> {
+        let begins = |leads: &Leads| leads.link != 0 && !self.in_force(*leads).draining;
+        let reached = self.held.iter().filter(|(_, held)| held.values().any(begins));
+        reached.map(|(sandbox, _)| sandbox.clone()).collect()
+    }
+
     /// Lets connections begin, or hands those that run over to the host's
     /// stack.
     pub fn set_open(&mut self, open: bool) -> Result<(), NetError> {

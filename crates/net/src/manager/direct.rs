@@ -3,13 +3,14 @@
 //! Be aware: as in [`super::straight`], deciding about a sandbox and setting
 //! its entries is one turn.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sampan_types::SandboxId;
 
 use super::repair::{Repair, RepairKind};
 use super::{Inner, Joined, Repairs};
 use crate::direct::Ways;
+use crate::error::NetError;
 
 impl Inner {
     /// Makes the direct ways of a sandbox those that its ports shall have.
@@ -42,6 +43,11 @@ impl Inner {
         note(self.direct.refresh().await, repairs);
     }
 
+    /// The sandboxes whose published ports are reached directly now.
+    pub(crate) async fn direct_sandboxes(&self) -> Result<HashSet<SandboxId>, NetError> {
+        self.direct.sandboxes().await
+    }
+
     fn ways(&self, joined: &Joined) -> Ways {
         let attached = super::sandbox::attached(&self.state(), joined);
         let ruled = joined.spec.endpoints.iter().any(|e| self.under_policy(&e.addresses));
@@ -49,7 +55,7 @@ impl Inner {
     }
 }
 
-fn note(restored: Result<Vec<String>, crate::error::NetError>, repairs: &mut Repairs) {
+fn note(restored: Result<Vec<String>, NetError>, repairs: &mut Repairs) {
     match restored {
         Ok(restored) => {
             let repairs_of = |what| Repair::of(RepairKind::Redirect, what);

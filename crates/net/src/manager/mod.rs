@@ -36,8 +36,8 @@ use sampan_types::{EndpointId, NetworkId, SandboxId};
 use tokio::sync::{Notify, RwLock, broadcast};
 
 use crate::config::{Attachment, DriverConfig, EndpointSpec, NetConfig, NetworkSpec, SandboxSpec};
-use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
 use crate::direct::Direct;
+use crate::driver::{Bridge, Cni, Driver, Flavour, Linkless, Remote, Upper, dead_group};
 use crate::error::NetError;
 use crate::firewall::{Firewall, Forwards, NftFirewall};
 use crate::host6::Host6;

@@ -264,10 +264,10 @@ impl<'a, K: Kernel> Walk<'a, K> {
         let mut way = self.host_way(from, forwarded)?;
         let local = way.as_ref().is_some_and(Way::is_local);
         if let Some(forward) = local.then(|| self.published_port()).flatten() {
-            let text = format!(
-                "port {} is published by container {}: goes to {}",
-                forward.host_port, forward.owner, forward.target
-            );
+            let (port, owner, target) = (forward.host_port, &forward.owner, forward.target);
+            let how = self.known().shortcut(forward, forwarded && from.is_none());
+            let text =
+                format!("port {port} is published by container {owner}: goes to {target}{how}");
             self.push("host", text, Verdict::Passes);
             self.destination = forward.target.ip();
             self.port = Some((forward.protocol, forward.target.port()));

@@ -1,6 +1,6 @@
 //! What the way of a packet is decided from.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub(super) struct Instance {
     pub links: BTreeSet<LinkRule>,
     /// Chains of others that drop what is forwarded.
     pub dropping: Vec<OtherChain>,
+    /// Addresses of containers to which published ports lead directly.
+    pub direct: HashSet<IpAddr>,
     /// Whether the host forwards packets.
     pub forwarding: bool,
     /// What is wrong with the host's side of networks.
@@ -77,6 +79,14 @@ pub(super) struct Instance {
 }
 
 impl Instance {
+    /// What is to be said of the way of a published port besides.
+    pub fn shortcut(&self, forward: &Forward, from_outside: bool) -> &'static str {
+        let direct = from_outside
+            && forward.protocol == Protocol::Tcp
+            && self.direct.contains(&forward.target.ip());
+        if direct { ", directly: past the rules and the bridge" } else { "" }
+    }
+
     pub fn sandbox(&self, id: &SandboxId) -> Option<&Known> {
         self.sandboxes.iter().find(|s| s.sandbox == *id)
     }
@@ -108,6 +118,13 @@ impl Facts {
         let ours = |c: &OtherChain| c.table.starts_with("sampan");
         instance.dropping =
             chains.into_iter().filter(|c| c.is_forward() && c.drops && !ours(c)).collect();
+        let direct = inner.direct_sandboxes().await?;
+        let direct = instance.sandboxes.iter().filter(|s| direct.contains(&s.sandbox));
+        instance.direct = direct
+            .flat_map(|s| s.attachments.iter().flat_map(|a| &a.addresses))
+            .map(|address| address.addr())
+            .filter(IpAddr::is_ipv4)
+            .collect();
         instance.forwarding = sysctl::read("net.ipv4.ip_forward").is_ok_and(|v| v != "0");
         for finding in inspect_host(&inner.state(), &view) {
             note(&mut instance, finding);
