@@ -9,7 +9,7 @@ use sampan_types::{SnapshotName, Timestamp, VolumeName};
 
 use super::super::operations::make_dir;
 use super::super::record::{self, DATA, NEW};
-use super::super::storage::{Content, Wish};
+use super::super::storage::{self, Content, Wish};
 use super::super::{DRIVER, Entry, Inner, State};
 use super::fill::{self, Source};
 use super::snapshot;
@@ -132,21 +132,21 @@ impl Inner {
             return Err(VolumeError::NotFound { name: name.to_string() });
         }
         let entry = self.entry(name)?;
+        let limit = storage::limit(name, size)?;
+        entry.content.check_resize(entry.dir(), limit)?;
         let mut volume = entry.volume.clone();
-        volume.options.insert("size".to_owned(), size.to_owned());
-        if matches!(size, "" | "0") {
-            volume.options.remove("size");
-        }
-        let wish = Wish::new(name, &volume.options)?;
-        let content = Content { limit: wish.size, ..entry.content.clone() };
-        content.check_resize(entry.dir(), wish.size)?;
+        match limit {
+            Some(_) => volume.options.insert("size".to_owned(), size.to_owned()),
+            None => volume.options.remove("size"),
+        };
+        let content = Content { limit, ..entry.content.clone() };
         record::write(entry.dir(), &volume, &content)?;
+        if let Some(kept) = self.entries().get_mut(name) {
+            (kept.volume, kept.content) = (volume.clone(), content.clone());
+        }
         fault!("volume-resize:after-record");
         content.resize(entry.dir())?;
         fault!("volume-resize:after-resize");
-        if let Some(kept) = self.entries().get_mut(name) {
-            (kept.volume, kept.content) = (volume.clone(), content);
-        }
         Ok(volume)
     }
 }

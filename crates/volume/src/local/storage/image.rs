@@ -14,7 +14,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,6 +39,8 @@ const INNER: &str = "data";
 const SBIN: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 /// Sizes are whole blocks.
 const BLOCK: u64 = 4096;
+/// The smallest group of blocks that a file system takes on.
+const SLACK: u64 = 4 << 20;
 /// The mode of the directory that is mounted on: nobody looks into it.
 const PLACE_MODE: u32 = 0o700;
 /// Below this there is no room for files beside the file system's tables.
@@ -131,15 +133,67 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
         let file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
         file.set_len(wanted).map_err(failed("grow"))?;
     }
-    let device = LoopDevice::attach(&path, false).map_err(failed("make a loop device of"))?;
+    let opened = attach(&path)?;
+    if !is_smaller(&path, wanted.max(length)).map_err(failed("read the file system in"))? {
+        return Ok(opened);
+    }
+    // One that can't grow is good for what it holds.
+    match grow(&opened.root, wanted.max(length)) {
+        Ok(()) => Ok(opened),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            drop(opened);
+            if let Err(error) = grow_offline(&path) {
+                tracing::warn!(%error, "the file system does not fill its file");
+            }
+            attach(&path)
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the file system does not fill its file");
+            Ok(opened)
+        }
+    }
+}
+
+fn attach(path: &Path) -> Result<Detached, VolumeError> {
+    let failed = |operation| VolumeError::io(operation, path);
+    let device = LoopDevice::attach(path, false).map_err(failed("make a loop device of"))?;
     fault!("volume-mount:after-device");
     let root = mount_detached(&device).map_err(failed("mount the file system in"))?;
-    // Does nothing when it fills the file, which it does not after a crash
-    // in between. One that can't grow is good for what it holds.
-    if let Err(error) = grow(&root, wanted.max(length)) {
-        tracing::warn!(path = %path.display(), %error, "the file system does not fill its file");
-    }
     Ok(Detached { root, _device: device })
+}
+
+/// Whether the ext4 in the file is smaller than `size`, by more than a group
+/// that has no room for its own tables.
+fn is_smaller(path: &Path, size: u64) -> io::Result<bool> {
+    // struct ext4_super_block, at byte 1024: s_blocks_count_lo,
+    // s_log_block_size, s_blocks_count_hi.
+    let mut block = [0u8; 1024];
+    File::open(path)?.read_exact_at(&mut block, 1024)?;
+    let number = |at: usize| {
+        let bytes = block.get(at..at + 4).and_then(|b| b.try_into().ok()).unwrap_or_default();
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    let (low, log, high) = (number(4), number(24), number(0x150));
+    let blocks = low | high << 32;
+    Ok(blocks.saturating_mul(1024 << log.min(6)).saturating_add(SLACK) < size)
+}
+
+/// Grows a file system that is mounted nowhere, where this process lacks the
+/// capability to do it while it is mounted.
+fn grow_offline(path: &Path) -> io::Result<()> {
+    // resize2fs wants it checked. 1: something was put right.
+    for (tool, arguments, good) in
+        [("e2fsck", &["-f", "-p"][..], &[0, 1][..]), ("resize2fs", &[][..], &[0][..])]
+    {
+        let found = find_tool(tool).ok_or_else(|| io::Error::other(format!("no {tool}")))?;
+        let mut command = Command::new(found);
+        let output = command.args(arguments).arg(path).stdin(Stdio::null()).output()?;
+        if !output.status.code().is_some_and(|code| good.contains(&code)) {
+            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            return Err(io::Error::other(format!("{tool} ended with {}: {said}", output.status)));
+        }
+    }
+    Ok(())
 }
 
 fn mount_detached(device: &LoopDevice) -> io::Result<OwnedFd> {
@@ -214,7 +268,12 @@ pub(super) fn resize(dir: &Path, limit: u64) -> Result<(), VolumeError> {
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rfs::open(&target, open, Mode::empty())
         .map_err(|e| VolumeError::io("open", &target)(e.into()))?;
-    grow(&root, wanted).map_err(failed("grow the file system in"))
+    grow(&root, wanted).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => failed("grow the mounted file system in")(
+            io::Error::new(e.kind(), "it takes CAP_SYS_RESOURCE. It grows when it is mounted next"),
+        ),
+        _ => failed("grow the mounted file system in")(e),
+    })
 }
 
 fn grow(dir: &OwnedFd, size: u64) -> io::Result<()> {
@@ -228,8 +287,8 @@ pub(super) fn refusal(dir: &Path, size: u64) -> Result<Option<String>, VolumeErr
     let length = fs::metadata(&path).map_err(VolumeError::io("examine", &path))?.len();
     Ok((rounded(size) < length).then(|| {
         format!(
-            "it lies in an image file, which can only grow, and has {} already: make a smaller \
-             volume and copy the content",
+            "it lies in an image file, which can only grow, and has {} already: clone it with a \
+             smaller size",
             bytes_text(length)
         )
     }))
