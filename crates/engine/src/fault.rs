@@ -81,6 +81,23 @@ pub const POINTS: &[&str] = &[
     "reconcile:after-sweep",
 ];
 
+/// Those of backups, which are passed by backups and restorings of volumes.
+pub const BACKUPS: &[&str] = &[
+    "volume-backup:after-clone-record",
+    "volume-backup:after-clone",
+    "volume-backup:before-backup",
+    "volume-backup:after-backup",
+    "volume-backup:after-outcome",
+    "volume-restore:before-record",
+    "volume-restore:after-record",
+    "volume-restore:after-create",
+    "volume-restore:after-fill",
+    "volume-restore:before-whole",
+    "volume-restore:after-whole",
+    "volume-restore:after-remove",
+    "volume-restore:after-rename",
+];
+
 /// Those of volumes, which are passed by work on volumes only.
 pub use sampan_volume::fault::POINTS as VOLUMES;
 
@@ -90,7 +107,8 @@ macro_rules! fault {
     ($name:literal) => {
         const {
             assert!(
-                sampan_sys::fault::contains($crate::fault::POINTS, $name),
+                sampan_sys::fault::contains($crate::fault::POINTS, $name)
+                    || sampan_sys::fault::contains($crate::fault::BACKUPS, $name),
                 "not in fault::POINTS"
             )
         };
@@ -106,7 +124,7 @@ mod tests {
     #[test]
     fn names_are_unique() {
         let mut seen = std::collections::HashSet::new();
-        for point in POINTS.iter().chain(VOLUMES) {
+        for point in POINTS.iter().chain(BACKUPS).chain(VOLUMES) {
             assert!(seen.insert(point), "{point} twice");
         }
     }

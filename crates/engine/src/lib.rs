@@ -89,6 +89,8 @@ pub struct Engine {
 pub(crate) struct Inner {
     config: EngineConfig,
     store: Arc<dyn Store>,
+    /// Backups of volumes that are under way, and the last outcomes.
+    backups: volumes::backup::Backups,
     images: Images,
     /// Pull and push.
     registry: Registry,

@@ -54,6 +54,7 @@ impl Engine {
         let store: Arc<dyn Store> = Arc::new(opened.store);
         let engine = Self::compose(config, store).await?;
         engine.reconcile(lost).await?;
+        engine.start_backup_schedule();
         Ok(engine)
     }
 
@@ -65,6 +66,7 @@ impl Engine {
         let volumes = volumes.with_plugins(&config.data_root, plugins.clone()).await?;
         let network_table = NetworkTable::open(Arc::clone(&store), &config).await?;
         let policies = PolicyTable::open(&store).await?;
+        let backups = crate::volumes::backup::Backups::open(&*store).await?;
         let mut net = NetConfig::new(config.instance.clone(), config.exec_root.clone());
         net.networks = network_table.specs();
         net.redirect = config.network_redirect;
@@ -93,6 +95,7 @@ impl Engine {
                 boot_id: boot_id()?,
                 config,
                 store,
+                backups,
                 images,
                 registry,
                 volumes,

@@ -23,6 +23,7 @@ mod publish;
 mod stream;
 mod system;
 mod volume_care;
+mod volume_backup;
 mod volumes;
 
 use std::future::Future;
@@ -65,6 +66,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(publish::routes())
         .merge(system::routes())
         .merge(volume_care::routes())
+        .merge(volume_backup::routes())
         .merge(volumes::routes())
         .with_state(Api { engine, stop })
         .merge(without_engine())

@@ -59,6 +59,7 @@ impl Engine {
         self.reconcile_networks(&running).await;
         crate::fault!("reconcile:after-network");
         self.restore_volumes(&running).await;
+        self.end_restorings().await?;
         if lost {
             tracing::warn!("snapshots and directories without a record are left");
         } else {

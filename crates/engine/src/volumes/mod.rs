@@ -7,6 +7,8 @@ mod care;
 mod freeze;
 mod rename;
 
+pub(crate) mod backup;
+
 use std::collections::BTreeSet;
 
 use sampan_types::EventType;
@@ -15,6 +17,8 @@ use sampan_volume::{Volume, VolumeError, VolumeSpec};
 use serde_json::{Value, json};
 
 use crate::container_view::null_if_empty;
+pub use backup::{BackupRequest, RepositoryRequest, RestoreRequest, Secret};
+
 use crate::filters::Filters;
 use crate::{Engine, EngineError, Result};
 
@@ -68,8 +72,10 @@ impl Engine {
     /// Makes a volume, or gives the one that has the name, and tells of a new
     /// one.
     pub(crate) async fn make_volume(&self, spec: VolumeSpec) -> Result<Volume> {
+        Self::check_backup_labels(&spec.labels)?;
         let created = self.volume_store().create(spec).await?;
         if created.new {
+            self.reschedule_backups();
             self.volume_event(&created.volume, "create");
         }
         Ok(created.volume)
@@ -95,6 +101,9 @@ impl Engine {
         }
         if !details.status.is_empty() {
             value["Status"] = Value::Object(details.status);
+        }
+        if let Some(status) = self.backup_status(&volume) {
+            value["Status"]["Backup"] = status;
         }
         Ok(value)
     }
@@ -122,7 +131,7 @@ impl Engine {
             removed => removed?,
         }
         self.volume_event(&volume, "destroy");
-        Ok(())
+        self.forget_outcome(name).await
     }
 
     /// Removes the volumes that no container refers to: those without a name,

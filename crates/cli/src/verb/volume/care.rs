@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use http::{HeaderMap, Method, header};
 use serde_json::{Map, Value, json};
 
+use super::backup::FromBackup;
 use crate::app::App;
 use crate::client::{Client, full, nothing, reader};
 use crate::failure::Failures;
@@ -227,23 +228,29 @@ impl Clone {
     }
 }
 
-/// Give a volume the content that it had when a snapshot was made
+/// Give a volume the content that it had when a snapshot or a backup was made
 #[derive(Debug, Args)]
 pub struct Restore {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// The snapshot; what the volume holds now is given up
-    #[arg(value_name = "VOLUME@SNAPSHOT")]
+    /// The snapshot, for which the volume gives up what it holds now; with --from, the volume
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
     snapshot: String,
+    #[command(flatten)]
+    backup: FromBackup,
 }
 
 impl Restore {
     /// Does it.
     pub async fn run(self, app: &App) -> Result<()> {
+        if self.backup.is_given() {
+            return self.backup.run(app, &self.snapshot, self.quiet).await;
+        }
         let (volume, Some(snapshot)) = split(&self.snapshot) else {
             bail!(
-                "name the snapshot: {0}@SNAPSHOT; `sampan volume snapshot ls {0}` lists them",
+                "name the snapshot: {0}@SNAPSHOT; `sampan volume snapshot ls {0}` lists them; or \
+                 a backup: --from REPOSITORY",
                 self.snapshot
             );
         };
@@ -306,7 +313,7 @@ pub fn split(text: &str) -> (&str, Option<&str>) {
 }
 
 /// Posts what takes its time, shows its progress, gives what came of it.
-async fn long(client: &Client, path: &str, body: &Value, quiet: bool) -> Result<Value> {
+pub(super) async fn long(client: &Client, path: &str, body: &Value, quiet: bool) -> Result<Value> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     let payload = full(body.to_string().into());

@@ -1,5 +1,6 @@
 //! `volume`.
 
+mod backup;
 mod care;
 
 use anyhow::{Result, bail};
@@ -21,6 +22,7 @@ use crate::units::decimal_size;
 /// Manage volumes
 #[derive(Debug, Subcommand)]
 pub enum Volume {
+    Backup(backup::Backup),
     Clone(care::Clone),
     /// Create a volume
     Create(Create),
@@ -44,6 +46,7 @@ impl Volume {
     /// Does it.
     pub async fn run(self, app: &App) -> Result<()> {
         match self {
+            Self::Backup(verb) => verb.run(app).await,
             Self::Clone(verb) => verb.run(app).await,
             Self::Create(verb) => verb.run(app).await,
             Self::Inspect(verb) => verb.run(app, Kind::Volume).await,
