@@ -150,6 +150,7 @@ parts!(
     sampan_store::StoreError,
     sampan_image::ImageError,
     sampan_volume::VolumeError,
+    sampan_backup::BackupError,
     sampan_net::NetError,
     sampan_net::PortError,
     sampan_runtime::RuntimeError,

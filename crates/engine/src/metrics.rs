@@ -49,6 +49,8 @@ pub struct Metrics {
     pub health_checks: Family<Outcome, Counter>,
     /// Exec processes that were started.
     pub execs: Counter,
+    /// Backups of volumes, by outcome.
+    pub backups: Family<Outcome, Counter>,
     /// What somebody removed or changed of the networks and was restored.
     pub repairs: Family<RepairLabel, Counter>,
     states: Family<StateLabel, Gauge>,
@@ -62,7 +64,7 @@ impl Default for Metrics {
         let start_seconds = Histogram::new(buckets);
         let (exits, restarts, execs) = (Counter::default(), Counter::default(), Counter::default());
         let (health_checks, states) = (Family::default(), Family::default());
-        let repairs = Family::default();
+        let (repairs, backups) = (Family::default(), Family::default());
         registry.register("container_starts", "Starts of containers", starts.clone());
         registry.register(
             "container_start_seconds",
@@ -77,6 +79,7 @@ impl Default for Metrics {
             "What somebody removed of the networks and was restored, by kind",
             repairs.clone(),
         );
+        registry.register("volume_backups", "Backups of volumes by result", backups.clone());
         registry.register("execs", "Exec processes started", execs.clone());
         registry.register("containers", "Containers by state", states.clone());
         Self {
@@ -87,6 +90,7 @@ impl Default for Metrics {
             restarts,
             health_checks,
             execs,
+            backups,
             repairs,
             states,
         }
@@ -97,6 +101,11 @@ impl Metrics {
     /// Counts a start.
     pub fn started(&self, result: &'static str) {
         self.starts.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// Counts a backup of a volume.
+    pub fn backed_up(&self, result: &'static str) {
+        self.backups.get_or_create(&Outcome { result }).inc();
     }
 
     /// Counts a repair of the networks.
