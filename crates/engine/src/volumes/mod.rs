@@ -218,7 +218,11 @@ impl Engine {
                 Ok(Some(size)) => json!(size),
                 Ok(None) => json!(-1),
                 Err(VolumeError::NotFound { .. }) => continue,
-                Err(error) => return Err(error.into()),
+                // One that can't be read must not hide the others.
+                Err(error) => {
+                    tracing::warn!(volume = name, %error, "its size is not known");
+                    json!(-1)
+                }
             };
             let mut value = shown(&volume);
             value["UsageData"] = json!({ "Size": size, "RefCount": self.volume_users(name).len() });
@@ -240,7 +244,7 @@ fn shown(volume: &Volume) -> Value {
         "Labels": or_null(&volume.labels),
         "Mountpoint": volume.mountpoint.to_string_lossy(),
         "Name": volume.name,
-        "Options": or_null(&volume.options),
+        "Options": or_null(&volume.shown_options()),
         "Scope": "local",
     })
 }

@@ -29,7 +29,7 @@ use sampan_types::VolumeName;
 pub(crate) use self::storage::HIDDEN as HIDDEN_OPTIONS;
 pub use self::storage::Usage;
 use self::storage::{Content, Projects};
-use crate::{BoxFuture, Care, Driver, Volume, VolumeError, VolumeSpec};
+use crate::{BoxFuture, Care, Details, Driver, Volume, VolumeError, VolumeSpec};
 
 /// The driver's name.
 pub const DRIVER: &str = "local";
@@ -201,19 +201,31 @@ impl Driver for Local {
             for entry in entries {
                 let mut state = entry.state.clone().lock_owned().await;
                 state.users = users.get(&entry.volume.name).cloned().unwrap_or_default();
-                if !entry.content.needs_mount() {
+                if !entry.content.needs_mount() && entry.content.limit.is_none() {
                     continue;
                 }
                 let wanted = !state.users.is_empty();
                 let done = blocking(move || {
-                    let done =
-                        if wanted { entry.ensure_mounted() } else { entry.ensure_unmounted() };
+                    let done = match (entry.content.needs_mount(), wanted) {
+                        // One whose change a crash interrupted.
+                        (false, _) => entry.content.ensure_limit(entry.dir()),
+                        (true, true) => entry.ensure_mounted(),
+                        (true, false) => entry.ensure_unmounted(),
+                    };
                     drop(state);
                     done
                 });
                 failures.extend(done.await.err());
             }
             failures
+        })
+    }
+
+    fn details<'a>(&'a self, name: &'a VolumeName) -> BoxFuture<'a, Details> {
+        Box::pin(async move {
+            let Ok(entry) = self.inner.entry(name) else { return Details::default() };
+            let told = blocking(move || Ok(operations::status(&entry))).await;
+            Details { status: told.unwrap_or_default(), ..Details::default() }
         })
     }
 

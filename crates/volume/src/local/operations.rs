@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use sampan_sys::file;
 use sampan_types::{Timestamp, VolumeName};
+use serde_json::{Map, Value};
 
 use super::record::{self, DATA, GONE, NEW};
 use super::storage::{Content, Storage, Wish};
@@ -212,6 +213,32 @@ impl Inner {
         })?;
         Ok(dir.join(format!("{prefix}{:016x}", u64::from_ne_bytes(bytes))))
     }
+}
+
+/// What `inspect` says of a volume that lies in more than a directory.
+pub(super) fn status(entry: &Entry) -> Map<String, Value> {
+    let mut status = Map::new();
+    let content = &entry.content;
+    if matches!(content.storage, Storage::Mount(_) | Storage::Directory { project: None })
+        && content.encryption.is_none()
+    {
+        return status;
+    }
+    status.insert("storage".to_owned(), content.storage.shown().into());
+    status.insert("encrypted".to_owned(), content.encryption.is_some().into());
+    match content.usage(entry.dir()) {
+        Ok(Some(usage)) => {
+            status.insert("used".to_owned(), usage.bytes.into());
+            if let Some(limit) = usage.limit {
+                status.insert("limit".to_owned(), limit.into());
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            status.insert("error".to_owned(), error.to_string().into());
+        }
+    }
+    status
 }
 
 /// Removes everything in a directory.

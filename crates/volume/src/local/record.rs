@@ -144,7 +144,7 @@ pub(super) fn read_dir(dir: &Path, name: VolumeName) -> Result<(Volume, Content)
         })?,
         // A directory that somebody put there: content without options.
         Err(e) if e.kind() == io::ErrorKind::NotFound && dir.join(DATA).is_dir() => {
-            let made = fs::metadata(&dir).and_then(|m| m.modified());
+            let made = fs::metadata(dir).and_then(|m| m.modified());
             let created = made.map_or(Timestamp::NEVER, Timestamp::from);
             let (options, labels, storage) = Default::default();
             let (limit, encryption) = (None, None);

@@ -138,7 +138,7 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
         return Ok(opened);
     }
     // One that can't grow is good for what it holds.
-    match grow(&opened.root, wanted.max(length)) {
+    match opened.grow(wanted.max(length)) {
         Ok(()) => Ok(opened),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             drop(opened);
@@ -211,6 +211,12 @@ impl Detached {
         PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()))
     }
 
+    fn grow(&self, size: u64) -> io::Result<()> {
+        // What fsmount(2) gives takes no ioctl.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        grow(&rfs::openat(&self.root, ".", flags, Mode::empty())?, size)
+    }
+
     /// Empties a new file system: the checker's directory is made again by
     /// whoever checks.
     pub(super) fn remove_lost_and_found(&self) -> Result<(), VolumeError> {
@@ -277,7 +283,7 @@ pub(super) fn resize(dir: &Path, limit: u64) -> Result<(), VolumeError> {
 }
 
 fn grow(dir: &OwnedFd, size: u64) -> io::Result<()> {
-    let block = u64::try_from(rfs::fstatvfs(dir)?.f_bsize.max(1)).unwrap_or(BLOCK);
+    let block = rfs::fstatvfs(dir)?.f_bsize.max(1);
     fsattr::grow_ext4(dir, size / block)
 }
 

@@ -42,7 +42,7 @@ use crate::VolumeError;
 use crate::fault::fault;
 
 pub(crate) use self::project::Projects;
-pub(crate) use self::wish::{HIDDEN, Owner, Wish, bytes_text};
+pub(crate) use self::wish::{HIDDEN, Owner, Wish, bytes_text, limit};
 
 /// The mode of a new volume's root, as Docker makes it.
 const MODE: u32 = 0o755;
@@ -327,6 +327,14 @@ impl Content {
             (Storage::Subvolume, limit) => subvolume::set_limit(data, limit),
             (Storage::Image, Some(limit)) => image::resize(dir, limit),
             _ => Ok(()),
+        }
+    }
+
+    /// Makes the limit so that the record has, unless it is.
+    pub(crate) fn ensure_limit(&self, dir: &Path) -> Result<(), VolumeError> {
+        match self.usage(dir)? {
+            Some(usage) if usage.limit == self.limit => Ok(()),
+            _ => self.resize(dir),
         }
     }
 

@@ -78,6 +78,20 @@ impl Wish {
     }
 }
 
+/// The limit that `resize` is asked for: `10g`; `0` or nothing for none.
+pub(crate) fn limit(name: &VolumeName, text: &str) -> Result<Option<u64>, VolumeError> {
+    match parse_size(text) {
+        _ if text.is_empty() => Ok(None),
+        Some(0) => Ok(None),
+        Some(size) => Ok(Some(size)),
+        None => Err(VolumeError::OptionValue {
+            name: name.to_string(),
+            option: format!("size={text}"),
+            reason: "it must be a size such as 500m or 10g, or 0 for no limit".to_owned(),
+        }),
+    }
+}
+
 /// The options of a tmpfs mount.
 fn tmpfs_data(size: Option<u64>, owner: &Owner) -> String {
     let parts = [
