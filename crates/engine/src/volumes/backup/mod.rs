@@ -313,7 +313,8 @@ fn beside(what: &str, to: &VolumeName) -> Result<VolumeName> {
 fn is_beside(name: &VolumeName) -> bool {
     let mut parts = name.as_str().splitn(3, '.');
     let what = parts.next();
-    let random = parts.next().is_some_and(|r| r.len() == 16 && r.chars().all(|c| c.is_ascii_hexdigit()));
+    let random =
+        parts.next().is_some_and(|r| r.len() == 16 && r.chars().all(|c| c.is_ascii_hexdigit()));
     matches!(what, Some("backup" | "restore")) && random && parts.next().is_some()
 }
 

@@ -20,9 +20,9 @@ use super::{RepositoryRequest, blocking, snapshot_json};
 use crate::images::{Messages, messages};
 use crate::{Engine, EngineError, Result};
 
-/// Options of a volume that are kept when it is restored: others reach for
-/// something outside, or are said by the backup itself.
-const KEPT_OPTIONS: [&str; 2] = ["size", "encrypted"];
+/// Options that a backup brings along for a new volume. Others reach for
+/// something outside: files, devices, commands.
+const BROUGHT_OPTIONS: [&str; 4] = ["size", "uid", "gid", "mode"];
 
 /// Damaged files that an error names.
 const NAMED: usize = 10;
@@ -51,9 +51,8 @@ impl Engine {
         name: &str,
         request: RestoreRequest,
     ) -> Result<Messages> {
-        let to: VolumeName = name
-            .parse()
-            .map_err(|_| VolumeError::InvalidName { name: name.to_owned() })?;
+        let to: VolumeName =
+            name.parse().map_err(|_| VolumeError::InvalidName { name: name.to_owned() })?;
         let engine = self.clone();
         messages::run(|sink| async move {
             sink.send(Progress::about(to.as_str(), "Preparing")).await;
@@ -88,16 +87,22 @@ impl Engine {
         let repository = Arc::clone(&turn.repository);
         let found = wanted.clone();
         let snapshot = blocking(move || repository.find(&found)).await?;
-        let restoring = Restoring { beside: super::beside("restore", to)?, to: to.clone(), whole: false };
+        if existing.is_none() && snapshot.about.options.contains_key("encrypted") {
+            return Err(EngineError::Conflict(format!(
+                "backup {} is one of an encrypted volume: make volume {to} with its key first, \
+                 and restore into that",
+                snapshot.id
+            )));
+        }
+        let restoring =
+            Restoring { beside: super::beside("restore", to)?, to: to.clone(), whole: false };
         crate::fault!("volume-restore:before-record");
         self.put_restoring(&restoring).await?;
         crate::fault!("volume-restore:after-record");
         let watch = Self::watch(to.as_str(), "Restoring", sink, stop);
         let repository = Arc::clone(&turn.repository);
         let wanted = Wanted::Id(snapshot.id.clone());
-        let fill = |path: PathBuf| {
-            blocking(move || repository.restore(&wanted, &path, &watch))
-        };
+        let fill = |path: PathBuf| blocking(move || repository.restore(&wanted, &path, &watch));
         let spec = spec_of(&restoring, existing.as_ref(), &snapshot);
         let filled = self.fill_beside(spec, &restoring, fill).await;
         let checked = filled.and_then(|done| refuse_damage(done, request.partial));
@@ -191,9 +196,7 @@ impl Engine {
     async fn refuse_restore_over(&self, volume: &Volume, replace: bool) -> Result<()> {
         let name = volume.name.as_str();
         let users = self.volume_users(name);
-        let runs = |id: &String| {
-            self.container(id).is_ok_and(|c| c.record().state.has_process())
-        };
+        let runs = |id: &String| self.container(id).is_ok_and(|c| c.record().state.has_process());
         let running: Vec<String> = users.into_iter().filter(runs).collect();
         if !running.is_empty() {
             return Err(VolumeError::InUse { name: name.to_owned(), users: running }.into());
@@ -203,6 +206,12 @@ impl Engine {
                 "volume {name}: its driver {} can't exchange a volume for a restored one; \
                  restore into a new volume",
                 volume.driver
+            )));
+        }
+        if volume.options.contains_key("type") {
+            return Err(EngineError::NotSupported(format!(
+                "volume {name}: what it mounts lies elsewhere, and can't be exchanged; restore \
+                 into a new volume"
             )));
         }
         if !self.volume_store().snapshots(name).await?.is_empty() {
@@ -247,15 +256,19 @@ fn is_empty(path: &Path) -> Result<bool> {
 fn spec_of(restoring: &Restoring, existing: Option<&Volume>, snapshot: &Snapshot) -> VolumeSpec {
     let (labels, options) = match existing {
         Some(volume) => (volume.labels.clone(), volume.options.clone()),
-        None => (snapshot.about.labels.clone(), snapshot.about.options.clone()),
+        None => {
+            let mut options = snapshot.about.options.clone();
+            options.retain(|key, _| BROUGHT_OPTIONS.contains(&key.as_str()));
+            let mut labels = snapshot.about.labels.clone();
+            // Another volume isn't backed up because this one was.
+            if snapshot.about.volume != restoring.to.as_str() {
+                labels.retain(|key, _| !super::schedule::is_label(key));
+            }
+            (labels, options)
+        }
     };
-    let kept = |key: &String| KEPT_OPTIONS.contains(&key.as_str());
-    VolumeSpec {
-        name: Some(restoring.beside.to_string()),
-        driver: "local".to_owned(),
-        options: options.into_iter().filter(|(key, _)| kept(key)).collect(),
-        labels,
-    }
+    let name = Some(restoring.beside.to_string());
+    VolumeSpec { name, driver: "local".to_owned(), options, labels }
 }
 
 fn refuse_damage(done: Restored, partial: bool) -> Result<Restored> {

@@ -112,6 +112,11 @@ impl Plan {
     }
 }
 
+/// Whether a label is about backups.
+pub(super) fn is_label(key: &str) -> bool {
+    key.strip_prefix(LABEL).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 impl Engine {
     /// Refuses labels of backups that can't be followed.
     pub(crate) fn check_backup_labels(labels: &BTreeMap<String, String>) -> Result<()> {
@@ -166,8 +171,7 @@ impl Engine {
         // Wrong labels were refused; those of an older volume are shown.
         let plan = Plan::of(&volume.labels).ok()??;
         let outcome = self.inner.backups.outcome(volume.name.as_str());
-        let (last, failures) =
-            outcome.map_or((volume.created, 0), |o| (o.attempted, o.failures));
+        let (last, failures) = outcome.map_or((volume.created, 0), |o| (o.attempted, o.failures));
         let due = plan.due(last, failures)?;
         Some((plan, due))
     }
