@@ -36,6 +36,9 @@ const VERIFIER: usize = 32;
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Why nothing can be encrypted.
+const NO_ENCRYPTION: &str = "this kernel can't encrypt files: it needs CONFIG_FS_ENCRYPTION";
+
 /// What the record has of a volume's encryption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Encryption {
@@ -94,7 +97,12 @@ impl Encryption {
 /// Gives the file system the key and lets it encrypt the empty directory.
 pub(super) fn encrypt(dir: &Path, key: &Key) -> Result<(), VolumeError> {
     let opened = File::open(dir).map_err(VolumeError::io("open", dir))?;
-    let id = fscrypt::add_key(&opened, &key.0).map_err(VolumeError::io("add the key to", dir))?;
+    let id = fscrypt::add_key(&opened, &key.0).map_err(|e| {
+        let unable = matches!(e.kind(), io::ErrorKind::Unsupported)
+            || e.raw_os_error() == Some(rustix::io::Errno::NOTTY.raw_os_error());
+        let e = if unable { io::Error::new(e.kind(), NO_ENCRYPTION) } else { e };
+        VolumeError::io("add the key to", dir)(e)
+    })?;
     fscrypt::set_policy(&opened, id).map_err(VolumeError::io("encrypt", dir))
 }
 
