@@ -4,6 +4,9 @@
 //! Be aware: the client is a process of the host and talks to the container's
 //! address, so that an acknowledgement does not travel through the daemon.
 
+// How many rows it was about is worth seeing.
+#![allow(clippy::print_stdout)]
+
 mod common;
 
 use std::collections::BTreeSet;

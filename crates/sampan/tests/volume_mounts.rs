@@ -96,7 +96,7 @@ fn a_part_of_a_volume_does_not_lead_out_of_it() {
 #[test]
 fn a_place_that_is_a_link_stays_in_the_container() {
     let Some((_lan, h)) = host("a_place_that_is_a_link_stays_in_the_container") else { return };
-    h.sh("mkdir -p $HOME/f/real /run/target && ln -s /run/target $HOME/f/link && \
+    h.sh("mkdir -p $HOME/f/run/target /run/target && ln -s /run/target $HOME/f/link && \
           cp -a $HOME/rootfs/bin $HOME/f/ && tar -C $HOME/f -c . | docker import - linked");
     assert_eq!(
         h.docker(

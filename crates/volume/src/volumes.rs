@@ -123,7 +123,8 @@ impl Volumes {
         Self { drivers: drivers.into() }
     }
 
-    /// Makes a volume, or returns the one that has the name already.
+    /// Makes a volume, or returns the one that has the name already; without
+    /// a driver in `spec`, whoever keeps it.
     ///
     /// # Errors
     /// [`VolumeError`] for wrong names, drivers and options, and those of the
@@ -137,11 +138,8 @@ impl Volumes {
             }
         };
         let driver = self.driver(&spec.driver, &name)?;
-        if spec.driver.is_empty() {
-            driver.name().clone_into(&mut spec.driver);
-        }
         if let Some((_, volume)) = self.find(&name) {
-            if volume.driver == spec.driver {
+            if spec.driver.is_empty() || volume.driver == spec.driver {
                 return Ok(Created { volume, new: false });
             }
             let owner = volume.driver;

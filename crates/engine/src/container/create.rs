@@ -17,7 +17,7 @@ use sampan_types::docker::{
     HostConfigCgroupnsModeEnum, RestartPolicy, RestartPolicyNameEnum,
 };
 use sampan_types::{ContainerId, ContainerName, EventType, NameError, Timestamp};
-use sampan_volume::VolumeSpec;
+use sampan_volume::{Volume, VolumeSpec};
 
 use super::mounts::{self, Plan, VolumeWish};
 use super::namespaces::check_modes;
@@ -278,7 +278,7 @@ impl Engine {
         }
         let mut sources = Vec::new();
         for wish in volumes {
-            sources.push((wish.name.clone(), self.make_wished(wish, made).await?));
+            sources.push(self.make_wished(wish, made).await?);
         }
         crate::fault!("create:after-volume");
         if volumes.iter().any(|v| v.copy) {
@@ -291,9 +291,10 @@ impl Engine {
         self.commit_change(c, |r| {
             r.desired = Desired::Stopped;
             for m in &mut r.mounts {
-                let source = sources.iter().find(|(name, _)| m.volume.as_ref() == Some(name));
-                if let Some((_, path)) = source {
-                    m.source.clone_from(path);
+                let volume = sources.iter().find(|v| m.volume.as_ref() == Some(&v.name));
+                if let Some(volume) = volume {
+                    m.source.clone_from(&volume.mountpoint);
+                    m.driver = Some(volume.driver.clone());
                 }
             }
         })
@@ -302,11 +303,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn make_wished(
-        &self,
-        wish: &VolumeWish,
-        made: &mut Vec<String>,
-    ) -> Result<std::path::PathBuf> {
+    async fn make_wished(&self, wish: &VolumeWish, made: &mut Vec<String>) -> Result<Volume> {
         let created = self
             .volume_store()
             .create(VolumeSpec {
@@ -325,7 +322,7 @@ impl Engine {
                 [("driver", created.volume.driver.as_str())],
             );
         }
-        Ok(created.volume.mountpoint)
+        Ok(created.volume)
     }
 
     async fn copy_up(&self, id: &ContainerId, volumes: &[VolumeWish]) -> Result<()> {
