@@ -124,14 +124,10 @@ fn a_plugin_keeps_volumes() {
     lab.crash_and_restart();
     let h = &lab.h;
     assert_eq!(h.docker("exec cc cat /v/f"), "kept");
-    assert_eq!(
-        count(&plugin, "VolumeDriver.Unmount"),
-        2,
-        "cc has it still: {:?}",
-        plugin.methods()
-    );
+    let mounted = || count(&plugin, "VolumeDriver.Mount") - count(&plugin, "VolumeDriver.Unmount");
+    assert_eq!(mounted(), 1, "cc has it still: {:?}", plugin.methods());
     h.docker("rm -f cc");
-    assert_eq!(count(&plugin, "VolumeDriver.Mount"), count(&plugin, "VolumeDriver.Unmount"));
+    assert_eq!(mounted(), 0);
     // A volume that only the plugin knew of is used like any other.
     h.docker("run --rm -v found:/v --volume-driver keeper busybox touch /v/g");
     assert!(lab.kept.join("found/g").exists());
