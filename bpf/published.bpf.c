@@ -271,12 +271,16 @@ INLINE int begin(struct __sk_buff *skb, const struct container *container, const
 }
 
 /* A client's packet of a flow that was begun. Says whether it still is one. */
-INLINE int go_on(const struct flow *flow, const struct tcphdr *tcp)
+INLINE int go_on(const struct container *container, const struct flow *flow,
+		 const struct tcphdr *tcp)
 {
 	struct state *state = bpf_map_lookup_elem(&flows, flow);
 
 	if (state) {
 		touch(state);
+		/* The bridge may have been made anew. */
+		if (state->bridge != container->bridge)
+			state->bridge = container->bridge;
 		if (tcp->rst)
 			state->reset = 1;
 		if (tcp->fin)
@@ -386,7 +390,7 @@ int sampan_enter(struct __sk_buff *skb)
 	if (packet.tcp->syn && !packet.tcp->ack)
 		known = begin(skb, container, &flow, packet.ip->daddr, packet.tcp->dest);
 	else
-		known = go_on(&flow, packet.tcp);
+		known = go_on(container, &flow, packet.tcp);
 	if (!known)
 		return TC_ACT_UNSPEC;
 	__builtin_memcpy(macs, container->macs, sizeof(macs));
