@@ -112,7 +112,9 @@ fn a_damaged_backup_replaces_nothing_unless_the_rest_is_wanted() {
     let to = repository(&h);
     let at = to.display();
     volume_with(&h, "data", "whole");
-    let large: Vec<u8> = (0..300_000u32).flat_map(|n| (n ^ (n >> 3)).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let large: Vec<u8> = (0..300_000u32)
+        .flat_map(|n| (n ^ (n >> 3)).wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     fs::write(content(&h, "data").join("large"), large).unwrap();
     done(&h, &format!("backup data {at}"));
     let packs = h.sh(&format!("find {at}/data -type f -size +500k"));
@@ -149,7 +151,8 @@ fn volumes_are_backed_up_by_the_clock() {
             key.display()
         )
     };
-    let (_, refused) = h.docker_fails(&format!("volume create {} bad", labels("--label sampan.backup.keep=often")));
+    let (_, refused) = h
+        .docker_fails(&format!("volume create {} bad", labels("--label sampan.backup.keep=often")));
     has(&refused, &["often", "7d,4w"]);
     let (_, refused) = h.docker_fails("volume create --label sampan.backup=@daily bad");
     has(&refused, &["sampan.backup.to"]);
@@ -158,7 +161,9 @@ fn volumes_are_backed_up_by_the_clock() {
     has(&h.docker("volume inspect -f '{{json .Status}}' data"), &["Next", "* * * * *"]);
     events.wait("backup", "data", 2 * SOON + SOON);
     let of = |name| h.docker(&format!("volume inspect -f '{{{{json .Status}}}}' {name}"));
-    eventually("the outcome is shown", SOON, || of("data").contains("LastSuccess\":\"20").then_some(()));
+    eventually("the outcome is shown", SOON, || {
+        of("data").contains("LastSuccess\":\"20").then_some(())
+    });
     assert_eq!(done(&h, &format!("backup ls -q {}", to.display())).lines().count(), 1);
 }
 
@@ -187,7 +192,9 @@ fn a_death_leaves_the_old_volume_or_the_new_one() {
         assert_eq!(beside(&h), "", "{point}");
         let now = read(&h, "data");
         assert!(now == "old" || now == "new", "{point}: {now:?}");
-        let whole = point.ends_with("after-whole") || point.ends_with("after-remove") || point.ends_with("after-rename");
+        let whole = point.ends_with("after-whole")
+            || point.ends_with("after-remove")
+            || point.ends_with("after-rename");
         assert_eq!(now == "new", whole, "{point}: {now:?}");
         assert_eq!(field(&h, "data", "{{.Name}}"), "data");
         // Older backups are whole, and a new one is made.

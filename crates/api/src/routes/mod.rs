@@ -22,8 +22,8 @@ mod policies;
 mod publish;
 mod stream;
 mod system;
-mod volume_care;
 mod volume_backup;
+mod volume_care;
 mod volumes;
 
 use std::future::Future;

@@ -123,6 +123,7 @@ impl Engine {
             let name = name.to_owned();
             return Err(VolumeError::InUse { name, users }.into());
         }
+        self.refuse_beside(&volume.name).await?;
         match self.volume_store().remove(name).await {
             Err(error @ VolumeError::Plugin { .. }) if force => {
                 tracing::warn!(%error, "the volume is forgotten, its content may stay");
@@ -168,7 +169,7 @@ impl Engine {
             let name = volume.name.as_str();
             let label = |key: &str| volume.labels.get(key).map(String::as_str);
             let fits = (all || volume.is_anonymous()) && filters.labels_and_not(label);
-            if fits && !used.contains(name) {
+            if fits && !used.contains(name) && !backup::is_beside(&volume.name) {
                 let size = self.volume_store().size(name).await.ok().flatten().unwrap_or(0);
                 wanted.push((volume, size));
             }

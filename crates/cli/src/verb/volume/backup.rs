@@ -41,8 +41,9 @@ impl Keys {
         body.insert("Repository".to_owned(), json!(absolute(repository)?));
         let secret = match &self.password_file {
             Some(file) => {
-                let text = std::fs::read_to_string(file)
-                    .with_context(|| format!("can't read the passphrase from {}", file.display()))?;
+                let text = std::fs::read_to_string(file).with_context(|| {
+                    format!("can't read the passphrase from {}", file.display())
+                })?;
                 Some(text.trim_end_matches(['\n', '\r']).to_owned())
             }
             None if self.key_file.is_some() => None,

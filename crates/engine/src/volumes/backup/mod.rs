@@ -310,7 +310,7 @@ fn beside(what: &str, to: &VolumeName) -> Result<VolumeName> {
 }
 
 /// Whether it has such a name.
-fn is_beside(name: &VolumeName) -> bool {
+pub(super) fn is_beside(name: &VolumeName) -> bool {
     let mut parts = name.as_str().splitn(3, '.');
     let what = parts.next();
     let random =

@@ -176,6 +176,21 @@ impl Engine {
         }
     }
 
+    /// Refuses to touch a volume that a backup or a restoring has beside
+    /// another one.
+    pub(crate) async fn refuse_beside(&self, name: &VolumeName) -> Result<()> {
+        if !super::is_beside(name) {
+            return Ok(());
+        }
+        match self.restorings().await?.into_iter().find(|r| r.beside == *name) {
+            None => Ok(()),
+            Some(restoring) => Err(EngineError::Conflict(format!(
+                "volume {name} is of a backup or a restoring of volume {} that is under way",
+                restoring.to
+            ))),
+        }
+    }
+
     /// Finishes or undoes what an earlier daemon was restoring.
     pub(crate) async fn end_restorings(&self) -> Result<()> {
         for restoring in self.restorings().await? {
