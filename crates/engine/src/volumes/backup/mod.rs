@@ -146,6 +146,8 @@ impl Engine {
             let repository = request.to.repository.clone();
             let made = engine.backup_now(&volume, &request, keep, &sink, stop).await;
             engine.note_backup(&volume, &repository, &made).await;
+            // Packs and indexes were in memory.
+            engine.trim_after(usize::MAX);
             made.map(|made| made_json(&made))
         })
         .await

@@ -60,7 +60,11 @@ impl Engine {
             let _ends = stop.clone().drop_guard();
             let (worker, told) = (engine.clone(), sink.clone());
             let done = engine
-                .detached(async move { worker.restore_now(&to, &request, &told, stop).await })
+                .detached(async move {
+                    let done = worker.restore_now(&to, &request, &told, stop).await;
+                    worker.trim_after(usize::MAX);
+                    done
+                })
                 .await?;
             sink.send(Progress { aux: Some(done), ..Progress::default() }).await;
             Ok(())
