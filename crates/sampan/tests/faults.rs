@@ -38,6 +38,8 @@ docker network rm nn
 docker exec wa true
 docker pause wa
 docker unpause wa
+SAMPAN volume snapshot --freeze data one
+SAMPAN volume snapshot rm data@one
 docker rename wa wb
 docker update --memory 64m --memory-swap 64m --restart on-failure:3 wb
 SAMPAN update --publish-add 8088:80 wb
@@ -50,6 +52,8 @@ docker inspect -f '{{.State.Pid}}' wb >$HOME/pid
 docker run -d --name ws --net container:wb busybox sleep 1000
 docker stop -t 0 wb
 docker rm -f ws
+SAMPAN volume rename data moved
+SAMPAN volume rename moved data
 docker run -d --name wc --net none --restart on-failure:1 busybox false
 timeout 20 docker wait wc
 docker run --rm --net none -v /anon busybox true
@@ -175,7 +179,7 @@ fn is_of_use(h: &Host, point: &str) {
 /// Everything is removed, by the daemon, and nothing is left.
 fn is_clean_afterwards(h: &Host, parent: &str, clean: &World, point: &str) {
     h.sh("docker ps -aq | xargs -r docker rm -fv; docker network ls -q -f type=custom | xargs -r docker network rm");
-    h.run("docker volume rm data");
+    h.run("docker volume rm data moved");
     h.run(&format!("{SAMPAN} policy ls -q | xargs -r {SAMPAN} policy rm"));
     is_again(h, parent, clean, point);
     // The only address and the port are free.
