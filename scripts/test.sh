@@ -8,7 +8,7 @@ need_root
 use_toolchain
 # shellcheck disable=SC2086
 install_packages $build_packages curl iproute2 util-linux bsdutils mount procps busybox-static containernetworking-plugins openssl restic \
-    docker-registry runc crun nftables e2fsprogs
+    docker-registry runc crun nftables e2fsprogs xfsprogs btrfs-progs postgresql
 install_docker_cli
 install_vm_packages
 

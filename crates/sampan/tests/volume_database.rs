@@ -18,47 +18,55 @@ use std::time::Duration;
 use common::{SAMPAN, SOON, field, host};
 use sampan_testkit::{Host, add_program, eventually, skip};
 
-const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 const ROUNDS: u32 = 20;
 
-/// Makes an image of Debian's PostgreSQL; false when that is not installed.
-fn import_postgres(h: &Host) -> bool {
-    let psql = format!("{BINARIES}/psql");
-    if !std::path::Path::new(&psql).exists() {
-        return false;
-    }
-    let root = h.dir().join("rootfs");
+/// The version of Debian's PostgreSQL, when it is installed.
+fn installed() -> Option<String> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    let with_client = versions.filter(|v| v.path().join("bin/psql").exists());
+    with_client.map(|v| v.file_name().to_string_lossy().into_owned()).max()
+}
+
+/// Where the programs of a version are.
+fn binaries(version: &str) -> String {
+    format!("/usr/lib/postgresql/{version}/bin")
+}
+
+/// Makes an image of Debian's PostgreSQL.
+fn import_postgres(h: &Host, version: &str) {
+    let (root, bin) = (h.dir().join("rootfs"), binaries(version));
     for program in ["postgres", "initdb"] {
-        add_program(&root, &format!("{BINARIES}/{program}")).expect("the programs' libraries");
+        add_program(&root, &format!("{bin}/{program}")).expect("the programs' libraries");
     }
     // What the programs load and read; owned by `web`, the user 1000.
-    h.sh("cd $HOME/rootfs && mkdir -p usr/lib/postgresql/15/lib usr/share/postgresql data run/pg && \
-          cp -a /usr/lib/postgresql/15/lib/*.so usr/lib/postgresql/15/lib/ && \
-          cp -aL /usr/share/postgresql/15 usr/share/postgresql/ && \
-          for f in dict_snowball plpgsql; do \
-              ldd usr/lib/postgresql/15/lib/$f.so | grep -o '/[^ ]*' | xargs -I@ cp -nL --parents @ .; \
-          done; chown 1000:1000 data run/pg && chmod 700 data");
+    h.sh(&format!(
+        "cd $HOME/rootfs && mkdir -p usr/lib/postgresql/{version}/lib usr/share/postgresql data run/pg && \
+         cp -a /usr/lib/postgresql/{version}/lib/*.so usr/lib/postgresql/{version}/lib/ && \
+         cp -aL /usr/share/postgresql/{version} usr/share/postgresql/ && \
+         for f in dict_snowball plpgsql; do \
+             ldd usr/lib/postgresql/{version}/lib/$f.so | grep -o '/[^ ]*' | xargs -I@ cp -nL --parents @ .; \
+         done; chown 1000:1000 data run/pg && chmod 700 data"
+    ));
     std::fs::write(
         root.join("start.sh"),
         format!(
             "set -e\n\
              [ -s /data/PG_VERSION ] || {{\n\
-             {BINARIES}/initdb -D /data -U web -A trust --locale=C --encoding=UTF8\n\
+             {bin}/initdb -D /data -U web -A trust --locale=C --encoding=UTF8\n\
              echo 'host all all all trust' >>/data/pg_hba.conf\n}}\n\
              rm -f /data/postmaster.pid\n\
-             exec {BINARIES}/postgres -D /data -k /run/pg -h '*' -c shared_buffers=8MB\n"
+             exec {bin}/postgres -D /data -k /run/pg -h '*' -c shared_buffers=8MB\n"
         ),
     )
     .expect("the image's directory is ours");
     h.sh("tar -C $HOME/rootfs -c . | docker import -c 'USER 1000' \
           -c 'CMD [\"sh\",\"/start.sh\"]' - postgres");
-    true
 }
 
-fn psql(h: &Host, statement: &str) -> Option<String> {
+fn psql(h: &Host, bin: &str, statement: &str) -> Option<String> {
     let address = field(h, "db", "{{.NetworkSettings.IPAddress}}");
     let out = h.run(&format!(
-        "PGCONNECT_TIMEOUT=2 {BINARIES}/psql -h {address} -U web -qAt -d postgres -c '{statement}'"
+        "PGCONNECT_TIMEOUT=2 {bin}/psql -h {address} -U web -qAt -d postgres -c '{statement}'"
     ));
     (out.code == 0).then(|| out.text())
 }
@@ -83,9 +91,9 @@ fn insert(mut client: Child, from: u32) -> thread::JoinHandle<Vec<u32>> {
     })
 }
 
-fn client(h: &Host) -> Child {
+fn client(h: &Host, bin: &str) -> Child {
     let address = field(h, "db", "{{.NetworkSettings.IPAddress}}");
-    let mut command = h.command(&format!("{BINARIES}/psql"));
+    let mut command = h.command(&format!("{bin}/psql"));
     command.args(["-h", &address, "-U", "web", "-qAt", "-d", "postgres"]);
     // A connection whose other end vanished must not wait for ever.
     command.env("PGTCPUSERTIMEOUT", "3000");
@@ -97,20 +105,22 @@ fn client(h: &Host) -> Child {
 fn a_database_keeps_every_acknowledged_row() {
     let test = "a_database_keeps_every_acknowledged_row";
     let Some((_lan, mut h)) = host(test) else { return };
-    if !import_postgres(&h) {
-        skip(test, "no PostgreSQL: install postgresql-15");
+    let Some(version) = installed() else {
+        skip(test, "no PostgreSQL: install postgresql");
         return;
-    }
+    };
+    let bin = &binaries(&version);
+    import_postgres(&h, &version);
     h.docker("run -d --name db -v pgdata:/data postgres");
     let ready = |h: &Host| {
-        eventually("the database", SOON, || psql(h, "select 1").map(drop));
+        eventually("the database", SOON, || psql(h, bin, "select 1").map(drop));
     };
     ready(&h);
-    psql(&h, "create table t (n int primary key)").expect("a table");
+    psql(&h, bin, "create table t (n int primary key)").expect("a table");
     let mut promised = BTreeSet::new();
     for round in 0..ROUNDS {
         let next = promised.last().map_or(0, |n| n + 1000);
-        let inserts = insert(client(&h), next);
+        let inserts = insert(client(&h, bin), next);
         thread::sleep(Duration::from_millis(u64::from(120 + round * 37 % 200)));
         let pid = field(&h, "db", "{{.State.Pid}}");
         // The container, the daemon, or the one right after the other.
@@ -132,7 +142,7 @@ fn a_database_keeps_every_acknowledged_row() {
         });
         h.docker("start db");
         ready(&h);
-        let kept = psql(&h, "select n from t").expect("the table");
+        let kept = psql(&h, bin, "select n from t").expect("the table");
         let kept: BTreeSet<u32> = kept.lines().filter_map(|l| l.parse().ok()).collect();
         let lost: Vec<_> = promised.difference(&kept).collect();
         assert!(lost.is_empty(), "round {round}: acknowledged and lost: {lost:?}");
