@@ -14,6 +14,7 @@ pub const POINTS: &[&str] = &[
     "volume-copy-up:after-mark",
     "volume-copy-up:after-content",
     "volume-mount:after-device",
+    "volume-mount:after-place",
     "volume-mount:after-mount",
     "volume-mount:after-key",
     "volume-unmount:after-unmount",
@@ -30,6 +31,13 @@ pub const POINTS: &[&str] = &[
     "volume-restore:after-exchange",
     "volume-restore:after-record",
     "volume-rename:after-rename",
+    "volume-send:after-stream",
+    "volume-send:after-index",
+    "volume-send:after-record",
+    "volume-receive:after-content",
+    "volume-receive:after-rename",
+    "volume-receive:after-exchange",
+    "volume-receive:after-record",
 ];
 
 /// Marks a place before or after a side effect.

@@ -7,14 +7,34 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use sampan_testkit::{Disk, eventually};
 use sampan_types::{ErrorKind, Kind, SnapshotName};
 use sampan_volume::{CloneSpec, VolumeError, VolumeSpec, Volumes, Watch};
 
 const MIB: u64 = 1 << 20;
 
-/// Three kinds of data root: what this kernel can do on each.
-const KINDS: [(&str, &[&str]); 3] = [("ext4", &["-O", "encrypt"]), ("btrfs", &[]), ("xfs", &[])];
+/// A kind of data root.
+struct Disks {
+    name: &'static str,
+    fs_type: &'static str,
+    arguments: &'static [&'static str],
+    options: &'static str,
+}
+
+/// All kinds; those that this machine can't have are skipped visibly.
+const KINDS: [Disks; 5] = [
+    Disks { name: "ext4", fs_type: "ext4", arguments: &["-O", "encrypt"], options: "" },
+    Disks { name: "btrfs", fs_type: "btrfs", arguments: &[], options: "" },
+    Disks { name: "xfs", fs_type: "xfs", arguments: &[], options: "" },
+    Disks {
+        name: "ext4 with quotas",
+        fs_type: "ext4",
+        arguments: &["-O", "encrypt,quota,project", "-E", "quotatype=prjquota"],
+        options: "prjquota",
+    },
+    Disks { name: "xfs with quotas", fs_type: "xfs", arguments: &[], options: "prjquota" },
+];
 
 fn spec(name: &str, options: &[(&str, &str)]) -> VolumeSpec {
     VolumeSpec {
@@ -34,19 +54,26 @@ struct Root {
 }
 
 impl Root {
-    fn new(test: &str, kind: (&str, &[&str])) -> Option<Self> {
+    fn new(test: &str, kind: &Disks) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         if !rustix::process::geteuid().is_root() {
             sampan_testkit::skip(test, "needs root to mount");
             return None;
         }
-        let disk = Disk::new_or_skip(test, dir.path(), kind.0, 400 * MIB, kind.1, "")?;
+        let disk = Disk::new_or_skip(
+            test,
+            dir.path(),
+            kind.fs_type,
+            400 * MIB,
+            kind.arguments,
+            kind.options,
+        )?;
         Some(Self { disk, _dir: dir })
     }
 
     fn all(test: &str) -> impl Iterator<Item = (&'static str, Self)> {
         let roots: Vec<_> =
-            KINDS.iter().filter_map(|kind| Some((kind.0, Self::new(test, *kind)?))).collect();
+            KINDS.iter().filter_map(|kind| Some((kind.name, Self::new(test, kind)?))).collect();
         roots.into_iter()
     }
 
@@ -82,8 +109,21 @@ fn loop_files() -> Vec<PathBuf> {
     files.collect()
 }
 
-/// Writes until there is no room; gives the bytes that found some.
+/// Writes until there is no room, as a container's process would; gives the
+/// bytes that found some.
 fn fill(path: &Path) -> u64 {
+    let path = path.to_owned();
+    let filler = std::thread::spawn(move || {
+        // Who has it may exceed the quotas of ext4. Containers don't.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets).unwrap();
+        fill_here(&path)
+    });
+    filler.join().unwrap()
+}
+
+fn fill_here(path: &Path) -> u64 {
     let mut file = File::options().append(true).create(true).open(path).unwrap();
     let piece = vec![7u8; 1 << 16];
     let mut written = 0;
@@ -211,7 +251,7 @@ async fn a_daemon_that_died_finds_what_is_mounted_and_takes_away_the_rest() {
         assert_eq!(text("used").unwrap(), "used and more", "{kind}");
         assert_eq!(text("open").unwrap(), "open", "{kind}");
         assert!(text("locked").is_err(), "{kind}");
-        if kind != "btrfs" {
+        if root.path().join("volumes/idle/content.img").exists() {
             assert!(text("idle").is_err(), "{kind}");
         }
         drop(held);
@@ -239,7 +279,7 @@ async fn an_encrypted_volume_is_opened_by_its_secret_alone() {
         // With a size: an image here. Without, ext4 encrypts by itself.
         let without = [options[0], options[1], options[3]];
         let both = [&options[..], &without[..]];
-        for options in &both[..if kind == "ext4" { 2 } else { 1 }] {
+        for options in &both[..if kind.starts_with("ext4") { 2 } else { 1 }] {
             let volumes = root.open().await;
             volumes.create(spec("vault", options)).await.unwrap();
             let record = fs::read_to_string(root.path().join("volumes/vault/volume.json")).unwrap();
@@ -311,13 +351,11 @@ async fn an_images_content_comes_into_every_kind_of_volume() {
             }
 
             // One that died in the middle of it left a mark.
-            if name != "plain" && name != "owned" {
-                fs::write(root.path().join(format!("volumes/{name}/filling")), b"").unwrap();
-                volumes.copy_up(name, &image, Path::new("/srv")).await.unwrap();
-                let data = volumes.mount(name, "c1").await.unwrap();
-                assert!(data.join("page").exists() && data.join("deep").exists(), "{kind} {name}");
-                volumes.unmount(name, "c1").await.unwrap();
-            }
+            fs::write(root.path().join(format!("volumes/{name}/filling")), b"").unwrap();
+            volumes.copy_up(name, &image, Path::new("/srv")).await.unwrap();
+            let data = volumes.mount(name, "c1").await.unwrap();
+            assert!(data.join("page").exists() && data.join("deep").exists(), "{kind} {name}");
+            volumes.unmount(name, "c1").await.unwrap();
             volumes.remove(name).await.unwrap();
         }
         root.is_clean();
@@ -369,7 +407,7 @@ async fn clones_and_snapshots_are_of_the_same_kind_with_keys_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_was_frozen_by_who_died_can_be_written_to_again() {
-    let Some(root) = Root::new("a frozen image", KINDS[0]) else { return };
+    let Some(root) = Root::new("a frozen image", &KINDS[0]) else { return };
     let volumes = root.open().await;
     volumes.create(spec("data", &[("size", "24m")])).await.unwrap();
     let data = volumes.mount("data", "c1").await.unwrap();
@@ -394,7 +432,7 @@ async fn what_cannot_be_made_leaves_nothing() {
             let error = volumes.create(spec("new", options)).await.unwrap_err().to_string();
             assert!(error.contains("Read-only file system"), "{kind}: {error}");
         }
-        if kind != "btrfs" {
+        if root.path().join("volumes/kept/content.img").exists() {
             let error = volumes.mount("kept", "c1").await.unwrap_err().to_string();
             assert!(error.contains("Read-only file system"), "{kind}: {error}");
         }
@@ -455,5 +493,5 @@ async fn ten_thousand_volumes_are_read_and_listed_fast() {
     assert!(volumes.restore(&BTreeMap::new()).await.is_empty());
     eprintln!("opened in {opened:?}, listed in {listed:?}, restored in {:?}", began.elapsed());
     // Far above what an idle machine takes.
-    assert!(opened.as_secs() < 5 && listed.as_millis() < 500, "{opened:?} {listed:?}");
+    assert!(opened.as_secs() < 20 && listed.as_millis() < 2000, "{opened:?} {listed:?}");
 }

@@ -167,10 +167,10 @@ impl Inner {
     ) -> Result<(), VolumeError> {
         let is_plain = matches!(entry.content.storage, Storage::Directory { .. })
             && !entry.content.needs_mount();
+        entry.ensure_mounted()?;
         if is_plain && state.users.is_empty() {
             return self.copy_beside(entry, rootfs, inside);
         }
-        entry.ensure_mounted()?;
         let copied = entry.copy_in(rootfs, inside);
         if state.users.is_empty() && entry.content.needs_mount() {
             return copied.and(entry.ensure_unmounted());

@@ -13,12 +13,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{self as rfs, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -33,6 +34,8 @@ use crate::fault::fault;
 
 /// The file.
 pub(super) const FILE: &str = "content.img";
+/// Where a file system is mounted for a moment, beside `_data`.
+const PLACE: &str = ".image";
 /// The directory of encrypted content below the file system's root.
 const INNER: &str = "data";
 /// Where mkfs.ext4 is looked for beside PATH, which daemons often have short.
@@ -126,6 +129,7 @@ pub(super) fn no_tool(name: &VolumeName) -> VolumeError {
 pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeError> {
     let path = dir.join(FILE);
     let failed = |operation| VolumeError::io(operation, &path);
+    clear_place(dir).map_err(failed("clear the place of"))?;
     // A growth that was interrupted, or asked for while it was not mounted.
     let length = fs::metadata(&path).map_err(failed("examine"))?.len();
     let wanted = limit.map_or(length, rounded);
@@ -233,22 +237,59 @@ impl Detached {
         self.root().join(INNER)
     }
 
-    /// Mounts it, or its directory of encrypted content, at `target`.
-    pub(super) fn attach(&self, target: &Path, encrypted: bool) -> Result<(), VolumeError> {
+    /// Mounts it, or its directory of encrypted content, on `_data` of `dir`.
+    pub(super) fn attach(&self, dir: &Path, encrypted: bool) -> Result<(), VolumeError> {
+        let target = dir.join(super::DATA);
         let attach = || -> io::Result<()> {
-            let inner;
-            let what = if encrypted {
-                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-                inner = open_tree(&self.root, INNER, flags)?;
-                inner.as_fd()
-            } else {
-                self.root.as_fd()
+            if !encrypted {
+                return move_to(&self.root, &target);
+            }
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let inner = match open_tree(&self.root, INNER, flags) {
+                // Before Linux 6.15, only of what is mounted somewhere.
+                Err(Errno::INVAL) => self.inner_by_place(dir)?,
+                inner => inner?,
             };
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            Ok(move_mount(what, "", rfs::CWD, target, flags)?)
+            move_to(&inner, &target)
         };
-        attach().map_err(VolumeError::io("mount the volume's file system on", target))
+        attach().map_err(VolumeError::io("mount the volume's file system on", &target))
     }
+
+    /// The directory of encrypted content as a mount of its own, made while the
+    /// file system is mounted beside.
+    fn inner_by_place(&self, dir: &Path) -> io::Result<OwnedFd> {
+        let place = dir.join(PLACE);
+        directory_for(&place)?;
+        move_to(&self.root, &place)?;
+        fault!("volume-mount:after-place");
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let inner = open_tree(rfs::CWD, place.join(INNER), flags);
+        clear_place(dir)?;
+        Ok(inner?)
+    }
+}
+
+fn move_to(mount: &OwnedFd, target: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(mount, "", rfs::CWD, target, flags)?)
+}
+
+fn directory_for(place: &Path) -> io::Result<()> {
+    match fs::create_dir(place) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Takes away what somebody who died may have left of [`Detached::attach`].
+pub(super) fn clear_place(dir: &Path) -> io::Result<()> {
+    let place = dir.join(PLACE);
+    match fs::symlink_metadata(&place) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => drop(found?),
+    }
+    mount::unmount(&place)?;
+    fs::remove_dir(&place)
 }
 
 /// Grows what is mounted on `target`, or only the file when nothing is.

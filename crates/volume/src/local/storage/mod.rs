@@ -247,7 +247,7 @@ impl Content {
                 if let Some(key) = &key {
                     encryption::unlock(&opened.inner(), key)?;
                 }
-                opened.attach(target, key.is_some())?;
+                opened.attach(dir, key.is_some())?;
                 fault!("volume-mount:after-mount");
                 Ok(())
             }
@@ -263,6 +263,9 @@ impl Content {
     /// Takes away what [`Self::ensure_mounted`] made.
     pub(crate) fn ensure_unmounted(&self, dir: &Path) -> Result<(), VolumeError> {
         let target = Self::data(dir);
+        if matches!(self.storage, Storage::Image) {
+            image::clear_place(dir).map_err(VolumeError::io("clear", dir))?;
+        }
         if matches!(self.storage, Storage::Image | Storage::Mount(_)) {
             mount::unmount(&target).map_err(VolumeError::io("unmount", &target))?;
             fault!("volume-unmount:after-unmount");
