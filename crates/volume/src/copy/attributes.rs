@@ -23,23 +23,70 @@ impl Scratch {
     }
 }
 
+/// What a file has that this process makes. A change that changes nothing
+/// costs as much as any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fresh {
+    uid: u32,
+    gid: u32,
+    /// The bits that are taken away from the mode of what is made, when they
+    /// are known.
+    umask: Option<u32>,
+}
+
+impl Fresh {
+    /// As this process is at the moment.
+    pub(super) fn here() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("Umask:"));
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()),
+        }
+    }
+
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    fn has_owner_of(&self, stat: &Stat) -> bool {
+        (self.uid, self.gid) == (stat.st_uid, stat.st_gid)
+    }
+
+    /// Whether a file that is made with the permissions of `stat` has its mode
+    /// then.
+    fn has_mode_of(&self, stat: &Stat) -> bool {
+        let mode = stat.st_mode & 0o7777;
+        self.umask.is_some_and(|umask| mode & 0o777 & !umask == mode)
+    }
+}
+
 /// Owner, extended attributes, mode, times: in this order, because a change
-/// of owner clears capabilities and the set-user-id bit.
+/// of owner clears capabilities and the set-user-id bit. `fresh` is what the
+/// file was made with, if that is known, and the permissions of `stat`.
 pub(super) fn copy(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     stat: &Stat,
+    fresh: Option<&Fresh>,
     scratch: &mut Scratch,
 ) -> Result<(), Errno> {
-    let (uid, gid) = owner(stat);
-    rfs::fchown(to, uid, gid)?;
+    let has_owner = fresh.is_some_and(|f| f.has_owner_of(stat));
+    if !has_owner {
+        let (uid, gid) = owner(stat);
+        rfs::fchown(to, uid, gid)?;
+    }
     let Scratch { names, value } = scratch;
-    copy_xattrs(
+    let had_more = copy_xattrs(
         rfs::flistxattr(from, &mut names[..]).map(|(names, _)| &*names),
         |name| rfs::fgetxattr(from, name, &mut value[..]).map(|(value, _)| value.to_vec()),
         |name, value| rfs::fsetxattr(to, name, value, XattrFlags::empty()),
     )?;
-    rfs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    // An access list changes the mode, too.
+    if had_more || !(has_owner && fresh.is_some_and(|f| f.has_mode_of(stat))) {
+        rfs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    }
     rfs::futimens(to, &times(stat))
 }
 
@@ -72,15 +119,16 @@ pub(super) fn copy_at(
     rfs::utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// Copies what there is; false when there is nothing.
 fn copy_xattrs(
     names: Result<&[u8], Errno>,
     mut get: impl FnMut(&CStr) -> Result<Vec<u8>, Errno>,
     set: impl Fn(&CStr, &[u8]) -> Result<(), Errno>,
-) -> Result<(), Errno> {
+) -> Result<bool, Errno> {
     let names = match names {
         Ok(names) => names,
         // No attributes here; or the entry is gone.
-        Err(Errno::NOTSUP | Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTSUP | Errno::NOENT) => return Ok(false),
         Err(e) => return Err(e),
     };
     for name in names.split_inclusive(|b| *b == 0) {
@@ -102,7 +150,7 @@ fn copy_xattrs(
             other => other?,
         }
     }
-    Ok(())
+    Ok(!names.is_empty())
 }
 
 fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::attributes::{self, Scratch};
+use super::attributes::{self, Fresh, Scratch};
 use super::content::{self, Reflink};
 use super::node::{Node, Pair};
 use super::watch::Watch;
@@ -37,6 +37,7 @@ pub(super) enum Outcome {
 /// The buffers of one thread.
 pub(super) struct Copier {
     pub(super) scratch: Scratch,
+    fresh: Fresh,
     buffer: Vec<u8>,
 }
 
@@ -49,8 +50,8 @@ struct Source<'a> {
 }
 
 impl Copier {
-    pub(super) fn new() -> Self {
-        Self { scratch: Scratch::new(), buffer: vec![0; content::BUFFER] }
+    pub(super) fn new(fresh: Fresh) -> Self {
+        Self { scratch: Scratch::new(), fresh, buffer: vec![0; content::BUFFER] }
     }
 
     /// Copies the entry `name`, of which the directory says that it is `kind`.
@@ -97,7 +98,9 @@ impl Copier {
                 };
                 let (from, to) = (file.as_fd(), target.as_fd());
                 content::copy(from, to, &source.stat, reflink, &mut self.buffer, &mut copied)?;
-                attributes::copy(from, to, &source.stat, &mut self.scratch)?;
+                // Where the group of what is made is the directory's, it is ours.
+                let fresh = Some(&self.fresh).filter(|f| f.gid() == pair.gid());
+                attributes::copy(from, to, &source.stat, fresh, &mut self.scratch)?;
             }
             _ => {
                 let (from, to) = (pair.from(), pair.to());
@@ -151,7 +154,8 @@ impl Source<'_> {
         match self.kind {
             FileType::RegularFile => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                rfs::openat(to, self.name, flags, Mode::RUSR | Mode::WUSR).map(Some)
+                let mode = Mode::from_raw_mode(self.stat.st_mode & 0o777);
+                rfs::openat(to, self.name, flags, mode).map(Some)
             }
             FileType::Symlink => {
                 let text = match rfs::readlinkat(self.pair.from(), self.name, Vec::new()) {

@@ -26,12 +26,30 @@ pub(super) struct Pair {
     /// Which directory of the source it is, so that another one that takes its
     /// place is noticed.
     id: (u64, u64),
+    /// The group of the copy while it is made.
+    gid: u32,
 }
 
 impl Pair {
     pub(super) fn new(from: OwnedFd, to: OwnedFd) -> Result<Self, Errno> {
         let stat = rfs::fstat(&from)?;
-        Ok(Self { from, to, id: (stat.st_dev, stat.st_ino) })
+        let gid = rfs::fstat(&to)?.st_gid;
+        Ok(Self { from, to, id: (stat.st_dev, stat.st_ino), gid })
+    }
+
+    /// With a copy that somebody else has made, and may have given a default
+    /// access list: then nothing is known of what is made in it.
+    pub(super) fn given(from: OwnedFd, to: OwnedFd) -> Result<Self, Errno> {
+        let mut pair = Self::new(from, to)?;
+        let list = rfs::fgetxattr(&pair.to, "system.posix_acl_default", &mut [0u8; 0]);
+        if !matches!(list, Err(Errno::NODATA | Errno::NOTSUP)) {
+            pair.gid = u32::MAX;
+        }
+        Ok(pair)
+    }
+
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
     }
 
     pub(super) fn from(&self) -> BorrowedFd<'_> {
@@ -154,10 +172,12 @@ impl Node {
             way.push(at);
         };
         for node in way.into_iter().rev() {
+            // It was gone when it should have been made, whatever is there now.
+            let Some(id) = node.state().id else { return Err(OpenError::Vanished) };
             let from = open_source(pair.from(), &node.name)?;
             let to = open_dir(pair.to(), &node.name).map_err(OpenError::Failed)?;
             pair = Arc::new(Pair::new(from, to).map_err(OpenError::Failed)?);
-            if node.state().id.is_some_and(|id| id != pair.id) {
+            if id != pair.id {
                 return Err(OpenError::Vanished);
             }
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::attributes;
+use super::attributes::{self, Fresh};
 use super::entry::{Copier, Links, Outcome};
 use super::node::{Node, OpenError, Pair};
 use super::watch::Watch;
@@ -56,6 +56,8 @@ struct Queue {
 /// What the threads share.
 struct Shared<'a> {
     job: &'a Job<'a>,
+    /// What files have that are made now.
+    fresh: Fresh,
     links: Links,
     reflink: super::content::Reflink,
     /// Locked to take something, and to add.
@@ -68,11 +70,12 @@ struct Shared<'a> {
 pub(super) fn run(from: OwnedFd, to: OwnedFd, job: &Job<'_>) -> Result<(), VolumeError> {
     let failed = |e: Errno| VolumeError::io("examine", job.shown)(e.into());
     let counted = from.try_clone().map_err(VolumeError::io("open", job.shown))?;
-    let root = Node::root(Pair::new(from, to).map_err(failed)?);
+    let root = Node::root(Pair::given(from, to).map_err(failed)?);
     let queue =
         Queue { units: vec![Unit::Directory(root)], busy: 0, threads: 1, error: None, done: false };
     let shared = Shared {
         job,
+        fresh: Fresh::here(),
         links: Links::default(),
         reflink: super::content::Reflink::default(),
         queue: Mutex::new(queue),
@@ -190,7 +193,7 @@ impl Drop for Turn<'_, '_> {
 
 impl<'scope, 'env> Worker<'scope, 'env> {
     fn new(shared: &'scope Shared<'env>, scope: &'scope Scope<'scope, 'env>) -> Self {
-        Self { shared, scope, copier: Copier::new() }
+        Self { shared, scope, copier: Copier::new(shared.fresh) }
     }
 
     fn run(mut self) {
@@ -336,7 +339,7 @@ impl<'scope, 'env> Worker<'scope, 'env> {
         to: BorrowedFd<'_>,
     ) -> Result<(), VolumeError> {
         let sealed = rfs::fstat(from)
-            .and_then(|stat| attributes::copy(from, to, &stat, &mut self.copier.scratch));
+            .and_then(|stat| attributes::copy(from, to, &stat, None, &mut self.copier.scratch));
         self.shared.job.watch.add(0, 1);
         sealed.map_err(self.failed("copy the attributes of", node.path()))
     }
