@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup;
 mod client;
+mod copy;
 mod engine;
 mod oci;
 mod scale;
@@ -54,6 +56,13 @@ fn main() {
     let wanted: Vec<String> = args.collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w));
 
+    if is_wanted("copy") {
+        copy::compare();
+    }
+    // What needs no engine was all that was wanted.
+    if wanted == ["copy"] {
+        return;
+    }
     let lan = sampan_testkit::Lan::new(1500);
     let mut engines = vec![Engine::sampan(&lan, "sampan", &sampan, &[])];
     engines.extend(Engine::docker(&lan));
@@ -67,6 +76,9 @@ fn main() {
     }
     if is_wanted("oci") {
         oci::compare(&engines[0]);
+    }
+    if is_wanted("backup") {
+        backup::compare(&engines[0]);
     }
 }
 
