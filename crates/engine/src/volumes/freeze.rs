@@ -218,13 +218,19 @@ impl Engine {
                     continue;
                 }
             };
-            // A hook may take its time, which the daemon's start must not.
             let engine = self.clone();
-            self.inner.tasks.spawn(async move {
+            let has_hooks = freeze.held.iter().any(|h| h.how == How::Hooks);
+            let let_go = async move {
                 let _one = engine.inner.freezing.lock().await;
                 // A failure is logged there.
                 let _ = engine.let_go(&freeze).await;
-            });
+            };
+            // A hook may take its time, which the daemon's start must not.
+            if has_hooks {
+                self.inner.tasks.spawn(let_go);
+            } else {
+                let_go.await;
+            }
         }
         Ok(())
     }
