@@ -34,6 +34,9 @@ use crate::fault::fault;
 
 /// The file.
 pub(super) const FILE: &str = "content.img";
+/// Above this, mkfs.ext4 would take up to 1 GiB at once, for a journal that
+/// such a device makes no use of.
+const LARGE: u64 = 16 << 30;
 /// Where a file system is mounted for a moment, beside `_data`.
 const PLACE: &str = ".image";
 /// The directory of encrypted content below the file system's root.
@@ -73,7 +76,7 @@ pub(super) fn make(
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     file.and_then(|f| f.set_len(rounded(size))).map_err(VolumeError::io("create", &path))?;
     fault!("volume-create:after-image");
-    format(name, &path, encrypted)?;
+    format(name, &path, size, encrypted)?;
     fault!("volume-create:after-format");
     make_place(dir)
 }
@@ -84,7 +87,7 @@ pub(super) fn make_place(dir: &Path) -> Result<(), VolumeError> {
 }
 
 /// Puts an empty ext4 into the file.
-fn format(name: &VolumeName, path: &Path, encrypted: bool) -> Result<(), VolumeError> {
+fn format(name: &VolumeName, path: &Path, size: u64, encrypted: bool) -> Result<(), VolumeError> {
     let tool = find_tool("mkfs.ext4").ok_or_else(|| no_tool(name))?;
     let mut command = Command::new(tool);
     // No blocks are kept back for root, who is the only one to write here. A
@@ -93,6 +96,9 @@ fn format(name: &VolumeName, path: &Path, encrypted: bool) -> Result<(), VolumeE
     command.args(["-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "root_owner=0:0"]);
     if encrypted {
         command.args(["-O", "encrypt"]);
+    }
+    if size > LARGE {
+        command.args(["-J", "size=64"]);
     }
     let output = command
         .arg(path)
