@@ -40,10 +40,13 @@ pub(crate) struct Guard {
     windows: Mutex<Windows>,
 }
 
+/// A part of a pack, and where it begins.
+type Window = Option<(u64, Bytes)>;
+
 /// What was read ahead: of each pack one part. The oldest goes first.
 #[derive(Default)]
 struct Windows {
-    of: BTreeMap<Id, Arc<Mutex<Option<(u64, Bytes)>>>>,
+    of: BTreeMap<Id, Arc<Mutex<Window>>>,
     order: std::collections::VecDeque<Id>,
 }
 

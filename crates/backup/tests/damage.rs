@@ -1,5 +1,6 @@
 //! Interruptions and damage: what was whole before stays whole, what is
 //! damaged is named.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What is backed up is restored byte for byte, with everything about it.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Backups in an S3-compatible storage: one of the test's own, on loopback.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
