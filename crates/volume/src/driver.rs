@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
+use crate::transfer::Transfer;
 use crate::{Care, Usage, Volume, VolumeError, VolumeSpec};
 use sampan_types::VolumeName;
 
@@ -35,6 +36,11 @@ pub trait Driver: Send + Sync {
 
     /// What it can do beyond keeping volumes; `None` when it can't.
     fn care(&self) -> Option<&dyn Care> {
+        None
+    }
+
+    /// Whether it can send and receive volumes; `None` when it can't.
+    fn transfer(&self) -> Option<&dyn Transfer> {
         None
     }
 

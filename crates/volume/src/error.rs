@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use sampan_types::{ErrorKind, Kind};
 use thiserror::Error;
 
+use crate::transfer::TransferError;
+
 /// Why an operation on a volume failed.
 #[derive(Debug, Error)]
 pub enum VolumeError {
@@ -227,6 +229,9 @@ pub enum VolumeError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A stream of a volume can't be made or taken.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// A plugin failed in what was asked of it.
     #[error("{operation} {name}: {source}")]
     Plugin {
@@ -318,6 +323,7 @@ impl Kind for VolumeError {
             | Self::InvalidOption { .. }
             | Self::OptionValue { .. }
             | Self::MissingOption { .. } => ErrorKind::InvalidParameter,
+            Self::Transfer(error) => error.kind(),
             Self::WrongKey { .. } => ErrorKind::Forbidden,
             Self::NoTool { .. } | Self::Unsupported { .. } | Self::NoCare { .. } => {
                 ErrorKind::NotImplemented

@@ -19,6 +19,7 @@ mod error;
 pub mod fault;
 pub mod local;
 mod plugin;
+pub mod transfer;
 mod volumes;
 
 pub use care::{Care, CloneSource, CloneSpec, Snapshot};

@@ -276,6 +276,10 @@ impl Volumes {
         driver.copy_up(&volume.name, rootfs, inside).await
     }
 
+    pub(crate) fn drivers(&self) -> &[Arc<dyn Driver>] {
+        &self.drivers
+    }
+
     fn driver(&self, wanted: &str, volume: &VolumeName) -> Result<&Arc<dyn Driver>, VolumeError> {
         let mut drivers = self.drivers.iter();
         let found =

@@ -33,7 +33,8 @@ pub struct Watch {
 
 struct Inner {
     started: Instant,
-    stopped: AtomicBool,
+    /// Shared with the quiet ones.
+    stopped: Arc<AtomicBool>,
     bytes: AtomicU64,
     total: AtomicU64,
     files: AtomicU64,
@@ -51,20 +52,25 @@ impl fmt::Debug for Watch {
 impl Default for Watch {
     /// Nobody watches.
     fn default() -> Self {
-        Self::with(None)
+        Self::with(None, Arc::default())
     }
 }
 
 impl Watch {
     /// A copy's watcher that is told by `report`.
     pub fn new(report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        Self::with(Some(Box::new(report)))
+        Self::with(Some(Box::new(report)), Arc::default())
     }
 
-    fn with(report: Option<Box<dyn Fn(Progress) + Send + Sync>>) -> Self {
+    /// One that is stopped together with this one, and tells nobody.
+    pub(crate) fn quiet(&self) -> Self {
+        Self::with(None, self.inner.stopped.clone())
+    }
+
+    fn with(report: Option<Box<dyn Fn(Progress) + Send + Sync>>, stopped: Arc<AtomicBool>) -> Self {
         let inner = Inner {
             started: Instant::now(),
-            stopped: AtomicBool::new(false),
+            stopped,
             bytes: AtomicU64::new(0),
             total: AtomicU64::new(0),
             files: AtomicU64::new(0),

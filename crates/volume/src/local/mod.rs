@@ -29,6 +29,7 @@ use sampan_types::VolumeName;
 pub(crate) use self::storage::HIDDEN as HIDDEN_OPTIONS;
 pub use self::storage::Usage;
 use self::storage::{Content, Projects};
+use crate::transfer::Transfer;
 use crate::{BoxFuture, Care, Details, Driver, Volume, VolumeError, VolumeSpec};
 
 /// The driver's name.
@@ -117,6 +118,10 @@ impl Driver for Local {
         Some(self)
     }
 
+    fn transfer(&self) -> Option<&dyn Transfer> {
+        Some(self)
+    }
+
     fn create<'a>(
         &'a self,
         name: &'a VolumeName,
@@ -154,18 +159,13 @@ impl Driver for Local {
             if state.removed {
                 return Err(VolumeError::NotFound { name: name.to_string() });
             }
-            let path = entry.volume.mountpoint.clone();
-            if entry.content.needs_mount() {
-                let user = user.to_owned();
-                blocking(move || {
-                    entry.ensure_mounted()?;
-                    state.users.insert(user);
-                    Ok(())
-                })
-                .await?;
-            } else {
-                state.users.insert(user.to_owned());
-            }
+            let (path, user) = (entry.volume.mountpoint.clone(), user.to_owned());
+            blocking(move || {
+                entry.ensure_mounted()?;
+                state.users.insert(user);
+                Ok(())
+            })
+            .await?;
             Ok(path)
         })
     }

@@ -65,7 +65,7 @@ impl Inner {
     }
 
     /// Content for the same volume beside what it has.
-    fn like(&self, entry: &Entry) -> Result<Content, VolumeError> {
+    pub(super) fn like(&self, entry: &Entry) -> Result<Content, VolumeError> {
         let name = &entry.volume.name;
         let wish = Wish::new(name, &entry.volume.options)?;
         let decided = self.decide(name, Wish { size: entry.content.limit, ..wish })?;
@@ -78,7 +78,7 @@ impl Inner {
 }
 
 /// Exchanges the contents of two volumes' directories, of the same storage.
-fn exchange(new: &Path, volume: &Path) -> Result<(), VolumeError> {
+pub(super) fn exchange(new: &Path, volume: &Path) -> Result<(), VolumeError> {
     for name in CONTENT {
         let (from, to) = (new.join(name), volume.join(name));
         if from.symlink_metadata().is_err() {

@@ -17,6 +17,7 @@ mod exchange;
 mod fill;
 mod names;
 mod snapshot;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::future::Future;
