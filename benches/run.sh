@@ -9,7 +9,7 @@ need_root
 use_toolchain
 # shellcheck disable=SC2086
 install_packages $build_packages curl iproute2 util-linux procps busybox-static runc crun iptables \
-    iperf3 wrk dnsperf nginx-light
+    iperf3 wrk dnsperf nginx-light restic
 # Debian's package has both the docker command and the daemon to compare with.
 command -v dockerd >/dev/null 2>&1 || install_packages docker.io
 cargo build --release --bin sampan --package sampan
