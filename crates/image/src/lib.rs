@@ -56,7 +56,7 @@ pub use manifest::{Descriptor, Index, Manifest, Platform, media};
 pub use progress::{Progress, ProgressSink};
 pub use reference::{Reference, ReferenceError};
 pub use snapshot::{ChangeKind, MountHold, SnapshotPaths};
-pub use stream::ByteStream;
+pub use stream::{ByteStream, ChannelWriter, pipe};
 pub use transfer::{CommitRequest, ImportRequest, LoadOptions};
 
 /// A number that no other call in this process gets, with the process' id: for

@@ -35,8 +35,21 @@ where
     stream::unfold(receiver, |mut r| async move { r.recv().await.map(|item| (item, r)) }).boxed()
 }
 
+/// A writer for a blocking thread, and what it writes as a stream, which ends
+/// when the writer is dropped. Writing fails when the stream is.
+#[must_use]
+pub fn pipe() -> (ChannelWriter, ByteStream) {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let writer = ChannelWriter { sender, buffer: BytesMut::with_capacity(CHUNK) };
+    (
+        writer,
+        stream::unfold(receiver, |mut r| async move { r.recv().await.map(|i| (i, r)) }).boxed(),
+    )
+}
+
 /// Writes into a bounded channel, in chunks.
-pub(crate) struct ChannelWriter {
+#[derive(Debug)]
+pub struct ChannelWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: BytesMut,
 }

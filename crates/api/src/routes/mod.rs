@@ -24,6 +24,7 @@ mod stream;
 mod system;
 mod volume_backup;
 mod volume_care;
+mod volume_transfer;
 mod volumes;
 
 use std::future::Future;
@@ -66,6 +67,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(publish::routes())
         .merge(system::routes())
         .merge(volume_care::routes())
+        .merge(volume_transfer::routes())
         .merge(volume_backup::routes())
         .merge(volumes::routes())
         .with_state(Api { engine, stop })

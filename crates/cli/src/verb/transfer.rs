@@ -177,7 +177,8 @@ impl Load {
     }
 }
 
-async fn open(path: &Path) -> Result<tokio::fs::File> {
+/// Opens a file to be read.
+pub async fn open(path: &Path) -> Result<tokio::fs::File> {
     tokio::fs::File::open(path).await.with_context(|| format!("open {}", path.display()))
 }
 
@@ -229,7 +230,8 @@ impl Export {
     }
 }
 
-fn refuse_terminal(verb: &str, output: Option<&Path>) -> Result<()> {
+/// Binary content is nothing for a terminal.
+pub fn refuse_terminal(verb: &str, output: Option<&Path>) -> Result<()> {
     if output.is_none() && out::is_terminal() {
         bail!("cowardly refusing to {verb} to a terminal. Use the -o flag or redirect");
     }

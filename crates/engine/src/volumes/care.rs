@@ -213,7 +213,7 @@ impl Engine {
     }
 }
 
-fn snapshot_name(text: &str) -> Result<SnapshotName> {
+pub(super) fn snapshot_name(text: &str) -> Result<SnapshotName> {
     text.parse().map_err(|e: sampan_types::NameError| EngineError::Invalid(e.to_string()))
 }
 
@@ -227,7 +227,7 @@ fn watch(progress: &ProgressSink, volume: &VolumeName, status: &'static str) -> 
 }
 
 /// The message with what was made.
-async fn result(progress: &ProgressSink, value: Value) {
+pub(super) async fn result(progress: &ProgressSink, value: Value) {
     progress.send(Progress { aux: Some(value), ..Progress::default() }).await;
 }
 

@@ -6,6 +6,7 @@
 mod care;
 mod freeze;
 mod rename;
+mod transfer;
 
 pub(crate) mod backup;
 
@@ -24,6 +25,7 @@ use crate::{Engine, EngineError, Result};
 
 pub use care::{CloneRequest, SnapshotRequest};
 pub use freeze::{POST, PRE};
+pub use transfer::{ReceiveRequest, SendRequest};
 
 impl Engine {
     /// The volumes that pass the filters: `{"Volumes": […], "Warnings": […]}`.

@@ -2,6 +2,7 @@
 
 mod backup;
 mod care;
+mod transfer;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -33,12 +34,14 @@ pub enum Volume {
     Ls(List),
     /// Remove volumes that no container uses
     Prune(Prune),
+    Receive(transfer::Receive),
     Rename(care::Rename),
     Resize(care::Resize),
     Restore(care::Restore),
     /// Remove volumes
     #[command(visible_alias = "remove")]
     Rm(Remove),
+    Send(transfer::Send),
     Snapshot(care::Snapshot),
 }
 
@@ -52,10 +55,12 @@ impl Volume {
             Self::Inspect(verb) => verb.run(app, Kind::Volume).await,
             Self::Ls(verb) => verb.run(app).await,
             Self::Prune(verb) => verb.run(app).await,
+            Self::Receive(verb) => verb.run(app).await,
             Self::Rename(verb) => verb.run(app).await,
             Self::Resize(verb) => verb.run(app).await,
             Self::Restore(verb) => verb.run(app).await,
             Self::Rm(verb) => verb.run(app).await,
+            Self::Send(verb) => verb.run(app).await,
             Self::Snapshot(verb) => verb.run(app).await,
         }
     }
