@@ -91,7 +91,8 @@ impl Root {
         let mounts = sampan_sys::mount::list().unwrap();
         let left: Vec<_> = mounts.iter().filter(|m| m.target.starts_with(&below)).collect();
         assert!(left.is_empty(), "{left:?}");
-        eventually("loop devices are gone", std::time::Duration::from_secs(10), || {
+        // Another test's namespace may have begun with a copy of the mount.
+        eventually("loop devices are gone", std::time::Duration::from_secs(60), || {
             loop_files().iter().all(|f| !f.starts_with(&below)).then_some(())
         });
         let entries: Vec<_> = fs::read_dir(below).unwrap().map(|e| e.unwrap().path()).collect();
