@@ -292,7 +292,8 @@ pub(super) fn clear_place(dir: &Path) -> io::Result<()> {
     let place = dir.join(PLACE);
     match fs::symlink_metadata(&place) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => drop(found?),
+        Err(e) => return Err(e),
+        Ok(_) => {}
     }
     mount::unmount(&place)?;
     fs::remove_dir(&place)
