@@ -1,5 +1,6 @@
 //! Backups of volumes by the command, by the clock, and across deaths of the
 //! daemon.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
