@@ -30,7 +30,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// so that nobody has it by accident.
 pub const PORT: u16 = 61_053;
 /// The table inside of containers.
-pub const TABLE: &str = "sampan_names";
+pub const TABLE: &str = sampan_net::names::TABLE;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 /// Before connection tracking, were there any (`NF_IP_PRI_RAW`).

@@ -66,7 +66,7 @@ fn wrong_connections_are_refused() {
         ("--ip 10.83.0.6 auto bb", vec!["user configured subnets"]),
         ("--driver-opt what=ever n1 bb", vec!["what"]),
         ("--driver-opt sampan.rate.ingress=fast n1 bb", vec!["fast", "10mbit"]),
-        ("--link-local-ip 169.254.1.1 n1 bb", vec!["169.254.1.1"]),
+        ("--link-local-ip 10.0.0.1 n1 bb", vec!["10.0.0.1"]),
         ("--link nosuch:x n1 bb", vec!["nosuch"]),
         ("n1 hh", vec!["host network"]),
         ("host bb", vec!["host network"]),

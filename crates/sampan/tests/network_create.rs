@@ -139,7 +139,7 @@ fn what_is_refused_leaves_nothing() {
         ),
         ("-o no.such.option=1 xx", vec!["no.such.option"]),
         (
-            "-o com.docker.network.bridge.trusted_host_interfaces=eth0 xx",
+            "-o com.docker.network.bridge.trusted_host_interfaces=a/b xx",
             vec!["trusted_host_interfaces"],
         ),
         ("--ipam-driver nosuch xx", vec!["nosuch"]),

@@ -45,8 +45,7 @@ fn the_default_bridge_has_both_families() {
         &["\"EnableIPv6\": true", "fd77::/64", "\"Gateway\": \"fd77::1\"", "fd77::22/64"],
     );
     h.docker("rm -f web two");
-    let left =
-        h.sh("ip -6 neighbour show dev docker0 nud permanent; nft list map inet sampan ports6");
+    let left = h.sh("ip -6 neighbour show dev docker0 nud permanent; nft list ruleset");
     assert!(!left.contains("8080"), "{left}");
 }
 

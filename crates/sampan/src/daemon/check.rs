@@ -64,10 +64,8 @@ fn tls(settings: &Settings) -> Result<()> {
 
 /// Without a default bridge its settings have no effect.
 fn bridge(settings: &Settings) -> Result<()> {
-    let six = [
-        ("bip6", settings.bip6.is_some()),
-        ("fixed-cidr-v6", settings.fixed_cidr_v6.is_some()),
-    ];
+    let six =
+        [("bip6", settings.bip6.is_some()), ("fixed-cidr-v6", settings.fixed_cidr_v6.is_some())];
     if settings.ipv6 != Some(true)
         && let Some((name, _)) = six.iter().find(|(_, given)| *given)
     {

@@ -104,6 +104,9 @@ fn bridge(settings: &Settings) -> Result<Option<BridgeConfig>> {
         if !(68..=65535).contains(&mtu) {
             bail!("mtu {mtu}: 68 to 65535 bytes are possible");
         }
+        if bridge.ipv6 && mtu < 1280 {
+            bail!("mtu {mtu}: with ipv6 at least 1280 bytes are needed");
+        }
         bridge.mtu = Some(mtu);
     }
     set(&mut bridge.icc, settings.icc);
