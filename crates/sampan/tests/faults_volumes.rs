@@ -58,7 +58,7 @@ docker volume rm sized secret plain
 fn traces(h: &Host) -> String {
     let root = h.data_root();
     h.sh(&format!(
-        "grep /volumes/ /proc/mounts || true; \
+        "grep {0}/volumes/ /proc/mounts || true; \
          cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep {0} || true; \
          ls -A {0}/volumes",
         root.display()
