@@ -99,7 +99,8 @@ fn a_volume_moves_and_its_changes_follow() {
         "events --since {events} --until {} --filter type=volume --format '{{{{.Action}}}}'",
         b.sh("date +%s")
     ));
-    has(&told, &["create", "receive"]);
+    // Those before the daemon died are gone with it.
+    has(&told, &["receive"]);
 }
 
 #[test]

@@ -210,6 +210,9 @@ const NODES: [Node; 7] = [
     Node::Block,
 ];
 
+/// An extended attribute: name and value.
+pub(super) type Xattr = (Vec<u8>, Vec<u8>);
+
 /// An entry with all that is kept of it but for its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -232,7 +235,7 @@ pub(super) struct Entry {
     /// What a symbolic link says.
     pub(super) target: Vec<u8>,
     /// Extended attributes, access lists among them.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Vec<Xattr>,
 }
 
 /// One step of changing a tree.

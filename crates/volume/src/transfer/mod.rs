@@ -2,7 +2,7 @@
 //!
 //! The first stream has everything. Later ones have what changed since one
 //! that was sent before: the sender keeps what it sent (an index with a hash
-//! of each block, see [`index`]), the receiver which stream it took last.
+//! of each block, see `index`), the receiver which stream it took last.
 //!
 //! ```text
 //! send   tree + index of the last stream  ->  stream + index of this one
@@ -11,7 +11,7 @@
 //!
 //! Be aware:
 //! - The streams are read by somebody who should not trust them; see
-//!   [`format`] and [`receive`] for what is checked.
+//!   `format` and `receive` for what is checked.
 //! - Here is what knows nothing of drivers; what becomes of a volume is the
 //!   driver's, which has the capability [`Transfer`].
 

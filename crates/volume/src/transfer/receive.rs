@@ -292,7 +292,9 @@ impl Receiver<'_> {
             | Errno::ISDIR
             | Errno::LOOP
             | Errno::XDEV
-            | Errno::EXIST => {
+            | Errno::EXIST
+            | Errno::FBIG
+            | Errno::INVAL => {
                 let path: String = String::from_utf8_lossy(path).chars().take(200).collect();
                 stream_damaged(&format!("{path:?} does not fit what came before ({e})"))
             }

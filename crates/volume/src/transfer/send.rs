@@ -127,12 +127,12 @@ impl<W: Write> Sender<'_, W> {
             self.gone();
         }
         let key = (found.stat.st_dev, found.stat.st_ino);
-        if found.stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&key) {
-                let has_it = found.same_file() && first.kept;
-                let to = first.path.clone();
-                return self.link(&found, has_it, &to).map(|()| false);
-            }
+        if found.stat.st_nlink > 1
+            && let Some(first) = self.links.get(&key)
+        {
+            let has_it = found.same_file() && first.kept;
+            let to = first.path.clone();
+            return self.link(&found, has_it, &to).map(|()| false);
         }
         let kept = match &found.held {
             None => true,

@@ -80,7 +80,7 @@ fn nothing_is_reached_outside_the_root() {
     let victim = [path, b"/victim"].concat();
     let into = |name: &[u8]| [b"way/", name].concat();
     let way = symlink(b"way", path);
-    let dotted = [b"..", &path[..]].concat();
+    let dotted = [b"..", path].concat();
     let hostile: Vec<(bool, Frames)> = vec![
         (false, entries(&[way.clone(), file(&into(b"new"), 0)])),
         (false, entries(&[way.clone(), entry(&into(b"newdir"), Node::Directory)])),
@@ -102,12 +102,20 @@ fn nothing_is_reached_outside_the_root() {
             ]),
         ),
         (true, entries(&[symlink(b"file", &victim), Entry { change: true, ..file(b"file", 0) }])),
-        (true, [entries(&[way.clone()]), vec![paths(kind::REMOVE, &[b"way/victim"])]].concat()),
+        (
+            true,
+            [entries(std::slice::from_ref(&way)), vec![paths(kind::REMOVE, &[b"way/victim"])]]
+                .concat(),
+        ),
         (true, vec![paths(kind::REMOVE, &[b".."])]),
         (true, vec![paths(kind::REMOVE, &[b""])]),
         (
             false,
-            [entries(&[way.clone()]), vec![paths(kind::LINK, &[b"mine", b"way/victim"])]].concat(),
+            [
+                entries(std::slice::from_ref(&way)),
+                vec![paths(kind::LINK, &[b"mine", b"way/victim"])],
+            ]
+            .concat(),
         ),
         (
             false,

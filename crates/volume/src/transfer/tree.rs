@@ -14,7 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::format::{Entry, Node, is_carried};
+use super::format::{Entry, Node, Xattr, is_carried};
 
 /// The kernel's bound on a value and on a list of names.
 const LARGEST: usize = 1 << 16;
@@ -129,7 +129,7 @@ impl Place<'_> {
     }
 
     /// The extended attributes that are carried.
-    pub(super) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(super) fn xattrs(&self) -> Result<Vec<Xattr>, Errno> {
         let path = self.path();
         let mut found = Vec::new();
         let mut value = vec![MaybeUninit::uninit(); LARGEST];

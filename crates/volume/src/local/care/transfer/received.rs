@@ -153,7 +153,7 @@ impl Inner {
         if since.is_none() && !options.replace {
             return Err(TransferError::Exists { name: name.to_string() }.into());
         }
-        refuse_users(entry, &*entry.state.blocking_lock(), user)?;
+        refuse_users(entry, &entry.state.blocking_lock(), user)?;
         if let Some(since) = &since {
             check_base(entry, since)?;
         }
