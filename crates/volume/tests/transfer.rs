@@ -95,11 +95,9 @@ impl Two {
     }
 }
 
-/// All that is to be the same, by path; which paths are the same file by the
-/// first of them.
-fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
-    let (mut all, mut rest) = (BTreeMap::new(), vec![root.to_owned()]);
-    let mut paths = vec![root.to_owned()];
+/// The root and all below, sorted.
+fn paths(root: &Path) -> Vec<PathBuf> {
+    let (mut paths, mut rest) = (vec![root.to_owned()], vec![root.to_owned()]);
     while let Some(dir) = rest.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -110,8 +108,15 @@ fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     paths.sort();
+    paths
+}
+
+/// All that is to be the same, by path; which paths are the same file by the
+/// first of them.
+fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut all = BTreeMap::new();
     let mut first: HashMap<u64, PathBuf> = HashMap::new();
-    for path in paths {
+    for path in paths(root) {
         let meta = path.symlink_metadata().unwrap();
         let below = path.strip_prefix(root).unwrap().to_owned();
         let same_as = if meta.is_dir() {
@@ -294,7 +299,7 @@ impl Random {
 
 /// Changes something; what can't be done is left.
 fn change(data: &Path, random: &mut Random) {
-    let all: Vec<PathBuf> = describe(data).into_keys().map(|path| data.join(path)).collect();
+    let all = paths(data);
     let is_dir = |path: &&PathBuf| path.symlink_metadata().unwrap().is_dir();
     let dirs: Vec<PathBuf> = all.iter().filter(is_dir).cloned().collect();
     let new = random.pick(&dirs).join(format!("n{}", random.below(30)));
@@ -497,4 +502,56 @@ async fn what_was_changed_here_or_is_used_is_not_overwritten() {
     assert_eq!(copy.labels["team"], "red");
     assert_same(&data, &copy.mountpoint);
     assert_eq!(two.names(), ["copy", "data"]);
+}
+
+/// Content that is mounted only while it is used: an image where the file
+/// system has no quota.
+#[tokio::test]
+async fn volumes_with_a_limit_are_received_too() {
+    let (two, data) = Two::new().await;
+    fill(&data);
+    settle().await;
+    let (_, bytes) = two.send(&SendOptions::default()).await;
+    let options = ReceiveOptions {
+        options: BTreeMap::from([("size".to_owned(), "64m".to_owned())]),
+        ..ReceiveOptions::default()
+    };
+    match two.receive_with(bytes, &options).await {
+        Err(error @ VolumeError::NoTool { .. }) => {
+            return sampan_testkit::skip(
+                "volumes_with_a_limit_are_received_too",
+                &error.to_string(),
+            );
+        }
+        received => assert_eq!(received.unwrap().volume.options["size"], "64m"),
+    }
+    let same = async || {
+        let got = two.to.mount("data", "reader").await.unwrap();
+        assert_same(&data, &got);
+        two.to.unmount("data", "reader").await.unwrap();
+    };
+    same().await;
+    fs::write(data.join("sub/new"), b"more").unwrap();
+    fs::remove_file(data.join("small")).unwrap();
+    let (_, change) = two.send(&SendOptions::default()).await;
+    two.receive(change).await.unwrap();
+    same().await;
+    // More than fits.
+    fs::write(data.join("large"), vec![3; 80 << 20]).unwrap();
+    let (sent, change) = two.send(&SendOptions::default()).await;
+    let error = two.receive(change).await.unwrap_err();
+    assert!(matches!(error, VolumeError::Full { .. }), "{error}");
+    fs::remove_file(data.join("large")).unwrap();
+    let (_, change) = two.send(&SendOptions { full: false, since: sent.since }).await;
+    two.receive(change).await.unwrap();
+    same().await;
+    // What somebody wrote into the image.
+    let got = two.to.mount("data", "writer").await.unwrap();
+    fs::write(got.join("sub/new"), b"here").unwrap();
+    two.to.unmount("data", "writer").await.unwrap();
+    let (_, change) = two.send(&SendOptions::default()).await;
+    let error = transfer_error(two.receive(change).await);
+    assert!(matches!(error, TransferError::Changed { .. }), "{error}");
+    assert_eq!(two.names(), ["data"]);
+    two.to.remove("data").await.unwrap();
 }

@@ -167,11 +167,17 @@ impl Inner {
             Ok(header) => {
                 // What was the volume's content until now.
                 fill::discard(&entry.content, &new);
+                if entry.content.project() != content.project() {
+                    entry.content.give_back(&self.projects);
+                }
                 let volume = entry.volume.clone();
                 Ok(Received { volume, new: false, stream: header.stream, since })
             }
             Err(error) => {
                 fill::discard(&content, &new);
+                if entry.content.project() != content.project() {
+                    content.give_back(&self.projects);
+                }
                 Err(error)
             }
         }
