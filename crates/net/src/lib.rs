@@ -49,6 +49,6 @@ pub use error::NetError;
 pub use firewall::Exposure;
 pub use mac::{MacAddr, MacError};
 pub use manager::{Networks, Repair, RepairKind, Repairs, Sandbox};
-pub use shape::inward::is_limiter;
 pub use ports::{PortError, PortRequest, PortTable, Protocol, PublishedPort};
+pub use shape::inward::is_limiter;
 pub use watch::{Finding, Severity, Subject};

@@ -18,11 +18,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("backup", &["sys", "types"]),
     ("net", &["sys", "types", "plugin"]),
     ("proxy", &["sys", "types", "net"]),
-    ("engine", &["types", "sys", "store", "image", "runtime", "volume", "net", "plugin", "proxy", "backup"]),
+    (
+        "engine",
+        &[
+            "types", "sys", "store", "image", "runtime", "volume", "net", "plugin", "proxy",
+            "backup",
+        ],
+    ),
     ("api", &["types", "image", "engine"]),
     ("cli", &["types"]),
     ("testkit", &[]),
-    ("benches", &["testkit"]),
+    // What no command shows alone: the speed of copies.
+    ("benches", &["testkit", "volume"]),
 ];
 
 #[test]

@@ -81,16 +81,17 @@ fn routed(protocol: Protocol, target: &str) -> Forward {
     Forward { routed: true, ..forward(protocol, any, target) }
 }
 
+fn page(
+    file: &'static str,
+    title: &'static str,
+    text: &'static str,
+    networks: Vec<NetworkRules>,
+) -> Page {
+    let (forwards, links) = Default::default();
+    Page { file, title, text, networks, forwards, links, host: "" }
+}
+
 fn of_networks() -> Vec<Page> {
-    let page = |file, title, text, networks| Page {
-        file,
-        title,
-        text,
-        networks,
-        forwards: vec![],
-        links: vec![],
-        host: "",
-    };
     vec![
         page(
             "clean",
@@ -152,6 +153,12 @@ fn of_networks() -> Vec<Page> {
              every port of the containers, by their own addresses.",
             vec![blue(|n| n.trusted = vec!["eth1".to_owned()])],
         ),
+    ]
+}
+
+/// Networks that treat addresses in a way of their own.
+fn of_addresses() -> Vec<Page> {
+    vec![
         page(
             "no-masquerade",
             "A network whose containers keep their addresses",
@@ -294,7 +301,7 @@ fn rulesets_are_golden_and_documented() {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let (golden, docs) = (here.join("tests/golden"), here.join("../../docs/rulesets"));
     let mut index = INTRODUCTION.to_owned();
-    for page in of_networks().into_iter().chain(of_ports()) {
+    for page in of_networks().into_iter().chain(of_addresses()).chain(of_ports()) {
         let (file, title, text) = (page.file, page.title, page.text);
         let ruleset = listed(page);
         compare(&golden.join(format!("{file}.nft")), &ruleset);

@@ -207,9 +207,8 @@ fn forward_to(network: &NetworkRules, chain: &str) -> Vec<Rule> {
         rules.push(icmp.verdict(chain, "errors and echoes, routed", Verdict::Accept));
     }
     if !network.icc {
-        let linked = |family| {
-            when_linked(family, &network.bridge).verdict(chain, "links", Verdict::Accept)
-        };
+        let linked =
+            |family| when_linked(family, &network.bridge).verdict(chain, "links", Verdict::Accept);
         rules.extend(families(network).map(linked));
     }
     let (comment, verdict) = if network.icc {
