@@ -26,7 +26,8 @@ echo 'what nobody knows' >$HOME/key
 const SUM: &str = "cat /k/numbers /k/again /k/d/few | md5sum";
 
 /// Everything that a volume can go through. `keep` holds the same after each
-/// step, perhaps under another name.
+/// step, perhaps under another name. To grow a file system that is mounted
+/// takes CAP_SYS_RESOURCE, which not every machine's root has: it may fail.
 const SCENARIO: &str = "
 set -e
 docker run --rm -v plain:/etc busybox true
@@ -38,8 +39,9 @@ SAMPAN volume snapshot rm keep@one
 SAMPAN volume rename keep moved
 docker volume create -o size=24m -o uid=1000 sized
 docker run -d --name cs -v sized:/etc busybox sleep 1000
-SAMPAN volume resize sized 32m
+SAMPAN volume resize sized 32m || [ $? = 1 ]
 docker rm -f cs
+SAMPAN volume resize sized 40m
 SAMPAN volume snapshot sized one
 docker volume create -o encrypted=true -o size=24m -o key-file=$HOME/key secret
 docker run --rm -v secret:/s busybox touch /s/f
