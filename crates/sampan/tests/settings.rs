@@ -125,7 +125,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("--registry-mirror ftp://x", &["mirror", "ftp://x"]),
     ("--insecure-registry http://x/y", &["insecure registry", "http://x/y"]),
     ("--default-address-pool base=10.0.0.0/8", &["default-address-pool", "size"]),
-    ("--default-address-pool base=fd00::/32,size=64", &["fd00::/32", "IPv4"]),
+    ("--default-address-pool base=fd00::/32,size=16", &["fd00::/32", "16 bits"]),
     ("--bip 10.0.0.0.1/8", &["bip", "10.0.0.0.1/8"]),
     ("--bip 10.9.0.1/24 --fixed-cidr 10.8.0.0/24", &["fixed-cidr", "10.8.0.0/24"]),
     ("--default-gateway 10.0.0.9", &["default-gateway", "bip"]),
