@@ -88,14 +88,14 @@ pub const BACKUPS: &[&str] = &[
     "volume-backup:before-backup",
     "volume-backup:after-backup",
     "volume-backup:after-outcome",
-    "volume-restore:before-record",
-    "volume-restore:after-record",
-    "volume-restore:after-create",
-    "volume-restore:after-fill",
-    "volume-restore:before-whole",
-    "volume-restore:after-whole",
-    "volume-restore:after-remove",
-    "volume-restore:after-rename",
+    "backup-restore:before-record",
+    "backup-restore:after-record",
+    "backup-restore:after-create",
+    "backup-restore:after-fill",
+    "backup-restore:before-whole",
+    "backup-restore:after-whole",
+    "backup-restore:after-remove",
+    "backup-restore:after-rename",
 ];
 
 /// Those of volumes, which are passed by work on volumes only.

@@ -100,9 +100,9 @@ impl Engine {
         }
         let restoring =
             Restoring { beside: super::beside("restore", to)?, to: to.clone(), whole: false };
-        crate::fault!("volume-restore:before-record");
+        crate::fault!("backup-restore:before-record");
         self.put_restoring(&restoring).await?;
-        crate::fault!("volume-restore:after-record");
+        crate::fault!("backup-restore:after-record");
         let watch = Self::watch(to.as_str(), "Restoring", sink, stop);
         let repository = Arc::clone(&turn.repository);
         let wanted = Wanted::Id(snapshot.id.clone());
@@ -117,7 +117,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        crate::fault!("volume-restore:before-whole");
+        crate::fault!("backup-restore:before-whole");
         let whole = Restoring { whole: true, ..restoring };
         self.put_restoring(&whole).await?;
         self.finish_restoring(&whole).await?;
@@ -138,26 +138,26 @@ impl Engine {
         let user = format!("restore {}", restoring.to);
         let beside = restoring.beside.as_str();
         self.volume_store().create(spec).await?;
-        crate::fault!("volume-restore:after-create");
+        crate::fault!("backup-restore:after-create");
         let path = self.volume_store().mount(beside, &user).await?;
         let filled = fill(path).await;
-        crate::fault!("volume-restore:after-fill");
+        crate::fault!("backup-restore:after-fill");
         self.volume_store().unmount(beside, &user).await?;
         filled
     }
 
     /// Lets what is whole take its place. Repeatable.
     async fn finish_restoring(&self, restoring: &Restoring) -> Result<()> {
-        crate::fault!("volume-restore:after-whole");
+        crate::fault!("backup-restore:after-whole");
         let beside_is_there = self.volume_store().get(restoring.beside.as_str()).is_ok();
         if beside_is_there {
             match self.volume_store().remove(restoring.to.as_str()).await {
                 Ok(()) | Err(VolumeError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            crate::fault!("volume-restore:after-remove");
+            crate::fault!("backup-restore:after-remove");
             self.volume_store().rename(restoring.beside.as_str(), restoring.to.as_str()).await?;
-            crate::fault!("volume-restore:after-rename");
+            crate::fault!("backup-restore:after-rename");
         }
         self.delete_restoring(restoring).await
     }
