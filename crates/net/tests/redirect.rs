@@ -257,7 +257,9 @@ fn it_outlives_the_process_and_the_next_one_takes_over() {
         let client = Container::of(&pair.client);
         let config = lab.config.clone();
         let program = |link: &str| {
+            // The link has another program for published ports.
             let text = filters(link);
+            let text = text.lines().find(|line| line.contains(" handle 0x1 "))?.to_owned();
             text.split_once(" id ").map(|(_, id)| id.split(' ').next().unwrap_or("").to_owned())
         };
         let first = program(link(&pair.web)).unwrap();
