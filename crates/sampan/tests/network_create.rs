@@ -5,6 +5,7 @@ mod common;
 
 use common::{SOON, field, has, host, host_with};
 use sampan_testkit::{Host, eventually};
+use serde_json::json;
 
 /// Interfaces, networks and rules, which a refusal must not change.
 fn world(h: &Host) -> (String, String, String) {
@@ -42,8 +43,11 @@ fn subnets_of_both_families() {
     assert_eq!(address(&h, "cc", "six", "IPAddress"), "");
     assert_eq!(address(&h, "cc", "six", "IPv6Gateway"), "fd00:7::9");
     h.docker("exec cc ping -c1 -W2 fd00:7::9");
-    // The first subnet with room gives the address.
-    h.docker("network create --subnet 10.61.0.0/30 --subnet 10.62.0.0/24 two");
+    // The first subnet with room gives the address. The docker command would
+    // name them in an order of its own.
+    let subnets = json!([{ "Subnet": "10.61.0.0/30" }, { "Subnet": "10.62.0.0/24" }]);
+    let two = json!({ "Name": "two", "IPAM": { "Config": subnets } });
+    assert_eq!(h.api("POST", "/networks/create", Some(&two)).status, 201);
     h.docker("run -dit --name dd --net two busybox");
     h.docker("run -dit --name ee --net two busybox");
     assert_eq!(address(&h, "dd", "two", "IPAddress"), "10.61.0.2");
