@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use linux_raw_sys::loop_device::{
     LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CONFIGURE, LOOP_CTL_GET_FREE,
@@ -24,6 +25,10 @@ use crate::ioctl;
 const MAJOR: u64 = 7;
 /// How often another process may take the free device before we do.
 const ATTEMPTS: u32 = 64;
+/// How long, and how often, a device that is being cleared is waited for: the
+/// kernel does that after the last one closed it, and tells nobody.
+const CLEARING: Duration = Duration::from_millis(10);
+const CLEARING_ATTEMPTS: u32 = 500;
 
 /// A loop device that this process holds open.
 #[derive(Debug)]
@@ -69,6 +74,32 @@ impl LoopDevice {
         Err(last)
     }
 
+    /// The loop device that has the file `backing` behind it already, when
+    /// there is one: a second one beside it would be a second file system on
+    /// the same blocks. One that is just being cleared is waited for. Blocks.
+    ///
+    /// # Errors
+    /// Those of opening it; `TimedOut` when one is cleared for too long.
+    pub fn backed_by(backing: &Path) -> io::Result<Option<Self>> {
+        for _ in 0..CLEARING_ATTEMPTS {
+            let Some(number) = number_backed_by(backing)? else { return Ok(None) };
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            match open_device(&path, number) {
+                // Open, it does not clear itself any more.
+                Ok(file) => {
+                    let device = Self { path, file };
+                    if device.backing().is_some_and(|b| b == backing) {
+                        return Ok(Some(device));
+                    }
+                }
+                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {}
+                Err(e) => return Err(e),
+            }
+            std::thread::sleep(CLEARING);
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "its loop device is not given back"))
+    }
+
     /// The loop device with this device number, as of a file that lies on it:
     /// `st_dev`. `None` when that is no loop device.
     ///
@@ -98,13 +129,29 @@ impl LoopDevice {
     /// when there is none.
     #[must_use]
     pub fn backing(&self) -> Option<PathBuf> {
-        let name = self.path.file_name()?.to_str()?;
-        let mut text = std::fs::read(format!("/sys/block/{name}/loop/backing_file")).ok()?;
-        while text.last() == Some(&b'\n') {
-            text.pop();
-        }
-        Some(PathBuf::from(OsString::from_vec(text)))
+        backing_of(&Path::new("/sys/block").join(self.path.file_name()?))
     }
+}
+
+fn number_backed_by(backing: &Path) -> io::Result<Option<i32>> {
+    for entry in std::fs::read_dir("/sys/block")?.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|n| n.strip_prefix("loop")?.parse().ok());
+        let Some(number) = number else { continue };
+        if backing_of(&entry.path()).is_some_and(|b| b == backing) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// The file behind the device with this directory in sysfs.
+fn backing_of(device: &Path) -> Option<PathBuf> {
+    let mut text = std::fs::read(device.join("loop/backing_file")).ok()?;
+    while text.last() == Some(&b'\n') {
+        text.pop();
+    }
+    Some(PathBuf::from(OsString::from_vec(text)))
 }
 
 fn config(backing: &File, read_only: bool, direct: bool) -> io::Result<loop_config> {

@@ -152,7 +152,10 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
         Ok(()) => Ok(opened),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             drop(opened);
-            if let Err(error) = grow_offline(&path) {
+            let held = LoopDevice::backed_by(&path).map_err(failed("look for the device of"))?;
+            if held.is_some() {
+                tracing::warn!(path = %path.display(), "it grows at a later mount: it is in use still");
+            } else if let Err(error) = grow_offline(&path) {
                 tracing::warn!(%error, "the file system does not fill its file");
             }
             attach(&path)
@@ -166,7 +169,15 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
 
 fn attach(path: &Path) -> Result<Detached, VolumeError> {
     let failed = |operation| VolumeError::io(operation, path);
-    let device = LoopDevice::attach(path, false).map_err(failed("make a loop device of"))?;
+    // A mount that was taken away lives on for as long as some namespace has a
+    // copy of it: its device is taken then, and with it its file system.
+    let device = match LoopDevice::backed_by(path).map_err(failed("look for the loop device of"))? {
+        Some(device) => {
+            device.update_size().map_err(failed("grow the loop device of"))?;
+            device
+        }
+        None => LoopDevice::attach(path, false).map_err(failed("make a loop device of"))?,
+    };
     fault!("volume-mount:after-device");
     let root = mount_detached(&device).map_err(failed("mount the file system in"))?;
     Ok(Detached { root, _device: device })
