@@ -496,3 +496,40 @@ async fn ten_thousand_volumes_are_read_and_listed_fast() {
     // Far above what an idle machine takes.
     assert!(opened.as_secs() < 20 && listed.as_millis() < 2000, "{opened:?} {listed:?}");
 }
+
+/// Namespaces that were made while a volume was mounted have a copy of the
+/// mount: a file system must not be put beside the one that lives on there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_namespace_still_holds_has_one_device() {
+    for (kind, root) in Root::all("an image that is held") {
+        let volumes = root.open().await;
+        volumes.create(spec("held", &[("size", "40m")])).await.unwrap();
+        let data = volumes.mount("held", "c1").await.unwrap();
+        fs::write(data.join("before"), b"old").unwrap();
+        let mut holder = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0u8; 1];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut line).unwrap();
+        volumes.unmount("held", "c1").await.unwrap();
+        let data = volumes.mount("held", "c2").await.unwrap();
+        assert_eq!(fs::read(data.join("before")).unwrap(), b"old", "{kind}");
+        fs::write(data.join("after"), b"new").unwrap();
+        let image = root.path().join("volumes/held/content.img");
+        let devices = fs::read_dir("/sys/block").unwrap().flatten().filter(|d| {
+            let text = fs::read_to_string(d.path().join("loop/backing_file")).unwrap_or_default();
+            Path::new(text.trim_end()) == image
+        });
+        assert!(devices.count() <= 1, "{kind}: two devices of one image");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        volumes.unmount("held", "c2").await.unwrap();
+        let data = volumes.mount("held", "c3").await.unwrap();
+        assert_eq!(fs::read(data.join("after")).unwrap(), b"new", "{kind}");
+        volumes.unmount("held", "c3").await.unwrap();
+        volumes.remove("held").await.unwrap();
+        root.is_clean();
+    }
+}
