@@ -193,18 +193,45 @@ fn thousands_of_questions_at_once_are_all_answered() {
             nix::sys::socket::sockopt::RcvBufForce,
             &(16 << 20),
         );
-        for n in 0..5000u16 {
-            let name = format!("n{n}.example");
-            socket.send_to(&ask(n, &name, kind::A), SERVER).unwrap();
-        }
-        let mut answered = vec![false; 5000];
-        let mut buffer = [0; 512];
-        while answered.iter().any(|a| !a) {
-            let length = socket.recv(&mut buffer).expect("some are not answered");
-            let id = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
-            assert_eq!(lab::addresses(&buffer[..length]), (0, vec!["192.0.2.1".to_owned()]));
-            answered[id] = true;
-        }
+        burst(&socket);
+    });
+}
+
+/// Asks 5,000 questions at once, and waits for all the answers.
+fn burst(socket: &UdpSocket) {
+    for n in 0..5000u16 {
+        let name = format!("n{n}.example");
+        socket.send_to(&ask(n, &name, kind::A), SERVER).unwrap();
+    }
+    let mut answered = vec![false; 5000];
+    let mut buffer = [0; 512];
+    while answered.iter().any(|a| !a) {
+        let length = socket.recv(&mut buffer).expect("some are not answered");
+        let id = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
+        assert_eq!(lab::addresses(&buffer[..length]), (0, vec!["192.0.2.1".to_owned()]));
+        answered[id] = true;
+    }
+}
+
+#[test]
+fn a_burst_opens_few_sockets_in_a_sandbox() {
+    run(|| async {
+        let (lab, net) = (Lab::new(""), NetworkId::random());
+        let mut a = lab.sandbox(&net, &["aa"], "10.0.0.1");
+        a.names.dns.servers = vec!["127.0.0.53".parse().unwrap()];
+        let _own = Upstream::start_in(&a.netns, "127.0.0.53", Mood::Answers)
+            .name("*", &[[192, 0, 2, 1]]);
+        set(&lab, &[&a]).await;
+        let socket = a.udp();
+        let _ = nix::sys::socket::setsockopt(
+            &socket,
+            nix::sys::socket::sockopt::RcvBufForce,
+            &(16 << 20),
+        );
+        burst(&socket);
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", lab.pid().unwrap()));
+        let count = descriptors.unwrap().count();
+        assert!(count < 200, "{count} descriptors are open");
     });
 }
 

@@ -12,6 +12,7 @@ use nix::sys::socket::{MsgFlags, send};
 use sampan_sys::datagram::Inbox;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 
 use super::mailbox::Mailbox;
 use super::random;
@@ -55,6 +56,7 @@ pub(super) struct Exchange {
     uses: Cell<u32>,
     broken: Cell<bool>,
     born: Instant,
+    done: Notify,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,9 @@ pub(super) struct Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.exchange.waiting.borrow_mut().remove(&self.id);
+        if self.exchange.is_done() {
+            self.exchange.done.notify_one();
+        }
     }
 }
 
@@ -91,14 +96,22 @@ impl Exchange {
             uses: Cell::new(0),
             broken: Cell::new(false),
             born: Instant::now(),
+            done: Notify::new(),
         });
         tokio::task::spawn_local(listen(Rc::clone(&exchange)));
         Ok(exchange)
     }
 
     /// Whether more questions may be asked by it.
-    pub(super) fn is_usable(&self) -> bool {
-        !self.broken.get() && self.uses.get() < SOCKET_USES && self.born.elapsed() < SOCKET_AGE
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        !self.broken.get()
+            && self.uses.get() < SOCKET_USES
+            && now.saturating_duration_since(self.born) < SOCKET_AGE
+    }
+
+    /// Whether it was used as often as it may be, and nobody waits at it.
+    fn is_done(&self) -> bool {
+        self.uses.get() >= SOCKET_USES && self.waiting() == 0
     }
 
     /// How many questions wait at it.
@@ -166,6 +179,12 @@ async fn listen(exchange: Rc<Exchange>) {
     loop {
         let ready = tokio::select! {
             ready = exchange.socket.readable() => ready,
+            () = exchange.done.notified() => {
+                if exchange.is_done() {
+                    return;
+                }
+                continue;
+            }
             () = tokio::time::sleep_until(end) => {
                 if exchange.waiting() == 0 {
                     return;

@@ -5,6 +5,8 @@
 //!   of the container that named the server.
 //! - Answers are told from forged ones by number and port: a socket is used
 //!   for some questions only, then another one, at another port.
+//! - Sockets are opened by one question at a time. Those that come meanwhile
+//!   use what is there, or wait: a burst would else open some for each.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -19,6 +21,7 @@ use nix::sys::socket::{
 };
 use sampan_sys::netns::NetNs;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 use super::exchange::{Ask, Exchange};
 use super::track::{Track, order};
@@ -78,6 +81,36 @@ struct Server {
     /// Each lives for as long as it is listened to.
     sockets: RefCell<Vec<Weak<Exchange>>>,
     opening: Cell<bool>,
+    opened: Notify,
+    /// How often opening failed.
+    failed: Cell<u64>,
+}
+
+/// That sockets to a server are being opened; over when dropped.
+struct Opening<'a>(&'a Server);
+
+impl<'a> Opening<'a> {
+    fn begin(server: &'a Server) -> Self {
+        server.opening.set(true);
+        Self(server)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(false);
+        self.0.opened.notify_waiters();
+    }
+}
+
+impl Server {
+    /// The socket at which the fewest wait, and how many sockets there are.
+    fn quietest(&self) -> (Option<Rc<Exchange>>, usize) {
+        let (mut sockets, now) = (self.sockets.borrow_mut(), Instant::now());
+        sockets.retain(|s| s.upgrade().is_some_and(|s| s.is_usable(now)));
+        let quietest = sockets.iter().filter_map(Weak::upgrade).min_by_key(|s| s.waiting());
+        (quietest, sockets.len())
+    }
 }
 
 impl Group {
@@ -93,6 +126,8 @@ impl Group {
             track: Cell::default(),
             sockets: RefCell::default(),
             opening: Cell::default(),
+            opened: Notify::new(),
+            failed: Cell::default(),
         };
         let servers = servers.iter().map(server).collect();
         Self { number, place, servers, probed: Cell::default() }
@@ -139,28 +174,34 @@ impl Group {
     /// A socket to a server, which is not crowded if that can be.
     async fn socket(&self, at: usize) -> io::Result<Rc<Exchange>> {
         let server = &self.servers[at];
-        let (quietest, count) = {
-            let mut sockets = server.sockets.borrow_mut();
-            sockets.retain(|s| s.upgrade().is_some_and(|s| s.is_usable()));
-            let quietest = sockets.iter().filter_map(Weak::upgrade).min_by_key(|s| s.waiting());
-            (quietest, sockets.len())
-        };
-        let crowded = quietest.as_ref().is_none_or(|s| s.waiting() >= CROWD);
-        match quietest {
-            Some(socket) if !crowded || count >= SOCKETS_MAX || server.opening.get() => Ok(socket),
-            // Others may be opening one as well; each has something to ask.
-            _ => {
-                server.opening.set(true);
-                let opened = self.open(server.address).await;
-                server.opening.set(false);
-                let opened = opened?;
-                let mut made = Vec::with_capacity(opened.len());
-                for socket in opened {
-                    made.push(Exchange::start(socket)?);
+        loop {
+            let (quietest, count) = server.quietest();
+            match quietest {
+                Some(socket) if socket.waiting() < CROWD || count >= SOCKETS_MAX => {
+                    return Ok(socket);
                 }
-                let first = made.first().cloned();
-                server.sockets.borrow_mut().extend(made.iter().map(Rc::downgrade));
-                first.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+                Some(socket) if server.opening.get() => return Ok(socket),
+                None if server.opening.get() => {
+                    let failed = server.failed.get();
+                    server.opened.notified().await;
+                    // What just failed is not tried again by all who waited.
+                    if server.failed.get() != failed {
+                        return Err(io::ErrorKind::AddrNotAvailable.into());
+                    }
+                }
+                _ => {
+                    let _opening = Opening::begin(server);
+                    let opened = self.open(server.address).await;
+                    let opened =
+                        opened.inspect_err(|_| server.failed.set(server.failed.get() + 1))?;
+                    let mut made = Vec::with_capacity(opened.len());
+                    for socket in opened {
+                        made.push(Exchange::start(socket)?);
+                    }
+                    let first = made.first().cloned();
+                    server.sockets.borrow_mut().extend(made.iter().map(Rc::downgrade));
+                    return first.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into());
+                }
             }
         }
     }
