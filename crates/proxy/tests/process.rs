@@ -219,8 +219,8 @@ fn a_burst_opens_few_sockets_in_a_sandbox() {
         let (lab, net) = (Lab::new(""), NetworkId::random());
         let mut a = lab.sandbox(&net, &["aa"], "10.0.0.1");
         a.names.dns.servers = vec!["127.0.0.53".parse().unwrap()];
-        let _own = Upstream::start_in(&a.netns, "127.0.0.53", Mood::Answers)
-            .name("*", &[[192, 0, 2, 1]]);
+        let _own =
+            Upstream::start_in(&a.netns, "127.0.0.53", Mood::Answers).name("*", &[[192, 0, 2, 1]]);
         set(&lab, &[&a]).await;
         let socket = a.udp();
         let _ = nix::sys::socket::setsockopt(
