@@ -13,6 +13,7 @@ mod engine;
 mod oci;
 mod scale;
 mod traffic;
+mod volumes;
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,7 @@ const MEASURES: &[(&str, &str, Measure)] = &[
     ("attach", "ms", scale::attach),
     ("attach_at_4000", "ms", scale::attach_at_4000),
     ("publish_10000", "ms", scale::publish_10000),
+    ("volume_ls_10000", "ms", volumes::list),
 ];
 
 /// The one of them that is also taken with the bridge alone.
@@ -76,6 +78,9 @@ fn main() {
     }
     if is_wanted("oci") {
         oci::compare(&engines[0]);
+    }
+    if is_wanted("volume_io") {
+        volumes::compare_io(&engines[0]);
     }
     if is_wanted("backup") {
         backup::compare(&engines[0]);

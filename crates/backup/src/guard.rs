@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rustic_core::{
     BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend,
 };
+use sampan_sys::allocator::BusyMemory;
 use sha2::{Digest, Sha256};
 
 use crate::BackupError;
@@ -38,6 +39,8 @@ pub(crate) struct Guard {
     written: AtomicU64,
     hidden: Mutex<BTreeSet<Id>>,
     windows: Mutex<Windows>,
+    /// The library compresses each piece with buffers of a megabyte of its own.
+    _memory: BusyMemory,
 }
 
 /// A part of a pack, and where it begins.
@@ -60,6 +63,7 @@ impl Guard {
             written: AtomicU64::new(0),
             hidden: Mutex::default(),
             windows: Mutex::default(),
+            _memory: BusyMemory::begin(),
         })
     }
 

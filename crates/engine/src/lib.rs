@@ -266,7 +266,7 @@ impl Engine {
                 () = tokio::time::sleep(CALM) => {}
             }
             engine.inner.trims.store(false, Ordering::Release);
-            drop(tokio::task::spawn_blocking(sampan_sys::process::trim_memory));
+            drop(tokio::task::spawn_blocking(sampan_sys::allocator::trim_memory));
         });
     }
 

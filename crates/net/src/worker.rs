@@ -218,7 +218,7 @@ fn reap(queue: Receiver<Chore>, mut route: Route, group: u32, leaving: &Mutex<Le
         }
         left(leaving, &addresses);
         if stale.ports() > MANY_PORTS {
-            sampan_sys::process::trim_memory();
+            sampan_sys::allocator::trim_memory();
         }
         if links && let Err(e) = route.run(vec![delete_group(group).absent_ok()]) {
             tracing::warn!(error = %e, "failed to remove links that are out of use");

@@ -7,6 +7,7 @@
 //! - Functions block for as long as the kernel takes; callers on the async
 //!   runtime decide which of them need a blocking thread.
 
+pub mod allocator;
 pub mod arp;
 pub mod bpf;
 pub mod btrfs;

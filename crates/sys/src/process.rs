@@ -188,29 +188,6 @@ pub fn receive_fd(socket: impl AsFd) -> io::Result<OwnedFd> {
     Err(io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
-/// Makes the allocator give memory back as soon as this much at the end of an
-/// arena is free. Without it the allocator keeps more and more, up to 64 MiB
-/// in each arena, once a large piece was freed. Buffers of 128 KiB and more are
-/// then the system's own from their first byte to their last.
-pub fn keep_free_at_most(bytes: i32) {
-    // SAFETY: mallopt sets a number; it may be called at any time.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, bytes);
-    }
-    #[cfg(not(target_env = "gnu"))]
-    let _ = bytes;
-}
-
-/// Gives memory that was freed back to the system.
-pub fn trim_memory() {
-    // SAFETY: malloc_trim has no preconditions.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
-use sampan_sys::process::trim_memory;
+use sampan_sys::allocator::trim_memory;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 

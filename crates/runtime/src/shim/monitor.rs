@@ -194,7 +194,7 @@ impl Monitor {
     /// Runs until the process has ended and everybody knows.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
-        sampan_sys::process::trim_memory();
+        sampan_sys::allocator::trim_memory();
         // A child may have ended before the first turn.
         self.reap();
         self.advance();

@@ -46,7 +46,7 @@ const KEPT_FREE: i32 = 128 << 10;
 
 /// Runs the daemon with the arguments of its process; the first is its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    sampan_sys::process::keep_free_at_most(KEPT_FREE);
+    sampan_sys::allocator::keep_free_at_most(KEPT_FREE);
     match try_main(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

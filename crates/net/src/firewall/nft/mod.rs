@@ -208,7 +208,7 @@ fn enforce(nft: &mut Nft, table: &str, wanted: &mut Wanted) -> Result<bool, Netl
     let different = enforce_mirror(nft, table, wanted)? || different;
     // Each port was there twice: as the kernel has it and as it shall be.
     if wanted.forwards.len() > MANY_PORTS {
-        sampan_sys::process::trim_memory();
+        sampan_sys::allocator::trim_memory();
     }
     Ok(different)
 }
