@@ -11,8 +11,8 @@ use sampan_types::{ErrorKind, Kind};
 pub enum BackupError {
     /// The name of a repository has a form that is not known.
     #[error(
-        "repository {given:?}: {reason}: write /a/directory, s3://BUCKET/PREFIX or \
-         s3:https://HOST/BUCKET/PREFIX"
+        "repository {given:?}: {reason}: write /a/directory, s3://BUCKET/PREFIX, \
+         s3:https://HOST/BUCKET/PREFIX, sampan://HOST/VOLUME or rest:https://HOST/PATH"
     )]
     Location {
         /// What was given.

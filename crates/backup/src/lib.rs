@@ -1,5 +1,6 @@
 //! Backups of directories: incremental, deduplicated and encrypted, in a
-//! directory or an S3-compatible storage.
+//! directory, an S3-compatible storage, or a server of restic's REST protocol;
+//! and the files of a repository that is kept for others ([`Served`]).
 //!
 //! The format is restic's (version 2), by `rustic_core`: what is backed up
 //! here can be listed and restored with `restic`, also where this program is
@@ -23,6 +24,7 @@ mod restore;
 mod retention;
 mod schedule;
 mod secret;
+mod served;
 mod snapshot;
 mod source;
 mod store;
@@ -37,4 +39,5 @@ pub use restore::{Damage, Restored};
 pub use retention::Retention;
 pub use schedule::Schedule;
 pub use secret::{S3Keys, Secret};
+pub use served::{FileName, Incoming, Served};
 pub use snapshot::{About, Snapshot, Wanted};

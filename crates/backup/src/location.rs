@@ -20,13 +20,24 @@ pub enum Location {
         /// The prefix, without slashes around it; may be empty.
         prefix: String,
     },
+    /// A server of restic's REST protocol: restic's own, or another Sampan.
+    Rest {
+        /// `http://…` or `https://…`, without a slash at the end.
+        url: String,
+    },
 }
+
+/// Where another Sampan has the repositories that it keeps for others.
+const REPOSITORIES: &str = "/sampan/repositories/";
+/// The port of a daemon with TLS.
+const DAEMON_PORT: &str = "2376";
 
 impl FromStr for Location {
     type Err = BackupError;
 
-    /// Reads `/directory`, `s3://bucket/prefix`, `s3:https://host/bucket/prefix`
-    /// and restic's `s3:host/bucket/prefix`.
+    /// Reads `/directory`, `s3://bucket/prefix`, `s3:https://host/bucket/prefix`,
+    /// restic's `s3:host/bucket/prefix` and `rest:https://host:port/path`, and
+    /// `sampan://host[:port]/volume`.
     fn from_str(given: &str) -> Result<Self, BackupError> {
         // What stands before an @ may be a secret: it is not repeated.
         let shown = match given.rsplit_once('@') {
@@ -55,9 +66,24 @@ impl FromStr for Location {
             }
             return Ok(Self::S3 { endpoint, bucket: bucket.to_owned(), prefix: prefix.to_owned() });
         }
+        if let Some(rest) = given.strip_prefix("sampan://") {
+            let (host, volume) = rest.split_once('/').unwrap_or((rest, ""));
+            let volume = volume.trim_end_matches('/');
+            if host.is_empty() || volume.is_empty() || volume.contains('/') {
+                return Err(wrong("the host or the volume is missing"));
+            }
+            let after_address = host.rsplit(']').next().unwrap_or(host);
+            let port = if after_address.contains(':') { "" } else { DAEMON_PORT };
+            let colon = if port.is_empty() { "" } else { ":" };
+            return rest_server(&format!("https://{host}{colon}{port}{REPOSITORIES}{volume}"))
+                .map_err(wrong);
+        }
+        if let Some(url) = given.strip_prefix("rest:") {
+            return rest_server(url).map_err(wrong);
+        }
         let path = Path::new(given);
         if !path.is_absolute() {
-            return Err(wrong("it is neither an absolute path nor an address of S3"));
+            return Err(wrong("it is neither an absolute path nor an address"));
         }
         let names = path.components().collect::<PathBuf>();
         if names.parent().is_none() {
@@ -81,6 +107,22 @@ fn split_endpoint(rest: &str) -> Option<(Option<String>, &str)> {
     (!host.is_empty()).then(|| (Some(format!("{scheme}://{host}")), path))
 }
 
+/// `http://host[:port]/path`.
+fn rest_server(url: &str) -> Result<Location, &'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let rest = rest.ok_or("write rest:https://HOST/PATH")?;
+    if rest.contains('@') {
+        return Err("a server is told who asks by a certificate, not by its address");
+    }
+    if rest.contains(['?', '#']) || rest.split('/').any(|part| part == "." || part == "..") {
+        return Err("the path must not hold ., .., ? or #");
+    }
+    if rest.starts_with(['/', ':']) || rest.is_empty() {
+        return Err("the host is missing");
+    }
+    Ok(Location::Rest { url: url.trim_end_matches('/').to_owned() })
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -92,6 +134,12 @@ impl fmt::Display for Location {
                 }
                 if prefix.is_empty() { Ok(()) } else { write!(f, "/{prefix}") }
             }
+            Self::Rest { url } => match url.strip_prefix("https://") {
+                Some(rest) if rest.contains(REPOSITORIES) => {
+                    write!(f, "sampan://{}", rest.replacen(REPOSITORIES, "/", 1))
+                }
+                _ => write!(f, "rest:{url}"),
+            },
         }
     }
 }
@@ -108,6 +156,11 @@ mod tests {
             ("s3://bucket/a/b/", "s3://bucket/a/b"),
             ("s3:http://127.0.0.1:9000/bucket/x", "s3:http://127.0.0.1:9000/bucket/x"),
             ("s3:s3.example.com/bucket", "s3:https://s3.example.com/bucket"),
+            ("rest:https://h:8000/a/b/", "rest:https://h:8000/a/b"),
+            ("rest:http://[::1]:8000", "rest:http://[::1]:8000"),
+            ("sampan://other/safe", "sampan://other:2376/safe"),
+            ("sampan://[fd00::1]:1/safe/", "sampan://[fd00::1]:1/safe"),
+            ("sampan://[fd00::1]/safe", "sampan://[fd00::1]:2376/safe"),
         ] {
             let location: Location = given.parse().unwrap();
             assert_eq!(location.to_string(), shown);
@@ -125,6 +178,12 @@ mod tests {
             "s3://b/..",
             "s3://b?x=1",
             "sftp:h:/x",
+            "rest:host/x",
+            "rest:https://",
+            "rest:https://h/../x",
+            "sampan://host",
+            "sampan://host/a/b",
+            "sampan:///a",
         ] {
             assert!(given.parse::<Location>().is_err(), "{given}");
         }
@@ -132,7 +191,9 @@ mod tests {
 
     #[test]
     fn keys_in_an_address_are_refused_and_not_repeated() {
-        let error = "s3:https://KEY:SECRET@host/bucket".parse::<Location>().unwrap_err();
-        assert!(!error.to_string().contains("SECRET"), "{error}");
+        for given in ["s3:https://KEY:SECRET@host/bucket", "rest:https://me:SECRET@host/x"] {
+            let error = given.parse::<Location>().unwrap_err();
+            assert!(!error.to_string().contains("SECRET"), "{error}");
+        }
     }
 }

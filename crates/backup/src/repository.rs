@@ -33,6 +33,9 @@ pub struct Access {
     pub secret: Secret,
     /// The keys of S3, where it lies there.
     pub keys: Option<S3Keys>,
+    /// A directory of this host with `ca.pem`, `cert.pem` and `key.pem` for a
+    /// server that wants to know who asks.
+    pub certificates: Option<PathBuf>,
     /// A directory of this host for notes about unfinished backups and copies
     /// of indexes; without it more is read from the repository.
     pub state: Option<PathBuf>,
@@ -55,7 +58,12 @@ impl Repository {
     /// # Errors
     /// When the keys of S3 are missing or a client for it can't be made.
     pub fn new(access: Access, runtime: &Handle) -> Result<Self, BackupError> {
-        let store = store::open(&access.location, access.keys.as_ref(), runtime)?;
+        let store = store::open(
+            &access.location,
+            access.keys.as_ref(),
+            access.certificates.as_deref(),
+            runtime,
+        )?;
         let state = access.state.map(|dir| {
             let digest = Sha256::digest(access.location.to_string());
             let name: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();

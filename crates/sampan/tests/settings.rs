@@ -5,7 +5,7 @@ mod common;
 
 use std::fmt::Write as _;
 
-use common::{SAMPAN, SOON, field, has, host_with};
+use common::{SAMPAN, SOON, certificates, field, has, host_with};
 use sampan_testkit::{Host, Lan, eventually, missing_programs};
 
 /// A host without a daemon.
@@ -257,7 +257,7 @@ fn tcp_needs_mutual_tls_or_a_clear_word() {
     has(&tcp("").errors(), &["root", "--tlsverify", "--tls=false"]);
     let missing = tcp("--tlscacert /no/ca --tlscert /no/cert --tlskey /no/key").errors();
     has(&missing, &["cannot use", "/no/"]);
-    h.sh(&certificates(&dir));
+    h.sh(&certificates(&dir, "127.0.0.1"));
     let flags = [
         "-H=tcp://127.0.0.1:2376".to_owned(),
         "--tlsverify".to_owned(),
@@ -280,31 +280,6 @@ fn tcp_needs_mutual_tls_or_a_clear_word() {
     h.stop_daemon("TERM");
     h.start_daemon(SAMPAN, &["-H", "tcp://127.0.0.1:2375", "--tls=false"]);
     has(&h.docker("-H tcp://127.0.0.1:2375 info"), &["Server Version"]);
-}
-
-/// A script that makes an authority, a server's and a client's certificate of
-/// it, and a stranger's of another.
-fn certificates(dir: &str) -> String {
-    let mut script = format!("cd {dir} && exec 2>openssl.log\n");
-    for ca in ["ca", "other"] {
-        let _ = writeln!(
-            script,
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-        );
-    }
-    for (name, ca, extension) in [
-        ("server", "ca", "subjectAltName=IP:127.0.0.1"),
-        ("client", "ca", "extendedKeyUsage=clientAuth"),
-        ("stranger", "other", "extendedKeyUsage=clientAuth"),
-    ] {
-        let _ = writeln!(
-            script,
-            "openssl req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr
-echo {extension} > {name}.ext
-openssl x509 -req -in {name}.csr -CA {ca}.pem -CAkey {ca}.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"
-        );
-    }
-    script
 }
 
 fn skipped(test: &str, reason: &str) {

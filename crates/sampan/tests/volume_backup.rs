@@ -8,8 +8,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{SAMPAN, SOON, field, has, host};
-use sampan_testkit::{Host, eventually};
+use common::{SAMPAN, SOON, certificates, field, has, host};
+use sampan_testkit::{Host, eventually, missing_programs, skip};
 
 /// Runs `sampan volume …` with the passphrase; code and output.
 fn volume(h: &Host, args: &str) -> (i32, String) {
@@ -102,6 +102,79 @@ fn a_volume_is_backed_up_listed_checked_and_restored() {
     assert_ne!(code, 0);
     has(&text, &["no backup of none"]);
     assert!(!h.log_tail().contains("correct horse"), "the passphrase is in the log");
+}
+
+#[test]
+fn another_daemon_keeps_the_backups() {
+    let test = "another_daemon_keeps_the_backups";
+    let Some((lan, h)) = host(test) else { return };
+    if !missing_programs(&["openssl"]).is_empty() {
+        return skip(test, "openssl is not installed");
+    }
+    let mut keeper = lan.host("h2");
+    let (dir, address) = (keeper.dir().display().to_string(), keeper.ip.to_string());
+    keeper.sh(&certificates(&dir, &address));
+    for (who, to) in [("client", "tls"), ("stranger", "no")] {
+        keeper.sh(&format!(
+            "mkdir {dir}/{to}; cd {dir}; cp ca.pem {to}; cp {who}.pem {to}/cert.pem; cp {who}.key {to}/key.pem"
+        ));
+    }
+    let listen = [
+        format!("-H=tcp://{address}:2376"),
+        "--tlsverify".to_owned(),
+        format!("--tlscacert={dir}/ca.pem"),
+        format!("--tlscert={dir}/server.pem"),
+        format!("--tlskey={dir}/server.key"),
+    ];
+    keeper.start_daemon(SAMPAN, &listen.each_ref().map(String::as_str));
+    let (to, tls) = (format!("sampan://{address}/safe"), format!("--tls-dir {dir}/tls"));
+
+    volume_with(&h, "data", "one");
+    let (code, text) = volume(&h, &format!("backup data {to} --tls-dir {dir}/no"));
+    assert_ne!(code, 0, "a stranger was served: {text}");
+    has(&text, &[&format!("sampan://{address}:2376/safe"), "certificate"]);
+    assert_eq!(keeper.docker("volume ls -q"), "");
+
+    let first = done(&h, &format!("backup -q data {to} {tls}"));
+    fs::write(content(&h, "data").join("f"), "two").unwrap();
+    fs::write(content(&h, "data").join("large"), vec![7; 40 << 20]).unwrap();
+    let second = done(&h, &format!("backup -q data {to} {tls}"));
+    assert_eq!(done(&h, &format!("backup ls -q {to} {tls}")).lines().count(), 2);
+    has(&done(&h, &format!("backup check {to} {tls}")), &["whole"]);
+    done(&h, &format!("restore copy --from '{to}#{}' {tls}", first.trim()));
+    assert_eq!(read(&h, "copy"), "one");
+    done(&h, &format!("restore again --from '{to}#{}' {tls}", second.trim()));
+    assert_eq!(read(&h, "again"), "two");
+    assert_eq!(fs::metadata(content(&h, "again").join("large")).unwrap().len(), 40 << 20);
+
+    // The keeper has them in a volume, and restic reads what it serves.
+    let kept = content(&keeper, "safe");
+    assert!(
+        kept.join("config").exists() && fs::read_dir(kept.join("snapshots")).unwrap().count() == 2
+    );
+    done(&keeper, &format!("backup check {}", kept.display()));
+    if missing_programs(&["restic"]).is_empty() {
+        h.sh(&format!("cat {dir}/client.pem {dir}/client.key > {dir}/both.pem"));
+        let listed = h.sh(&format!(
+            "RESTIC_PASSWORD='correct horse' restic --no-cache --cacert {dir}/ca.pem --tls-client-cert \
+             {dir}/both.pem -r rest:https://{address}:2376/sampan/repositories/safe/ check --read-data"
+        ));
+        has(&listed, &["no errors were found"]);
+    } else {
+        skip(test, "its part with restic: it is not installed");
+    }
+
+    // A volume with other things in it is no place for a repository.
+    volume_with(&keeper, "full", "mine");
+    let (code, text) = volume(&h, &format!("backup data sampan://{address}/full {tls}"));
+    assert_ne!(code, 0);
+    has(&text, &["something else", "name another"]);
+    assert_eq!(read(&keeper, "full"), "mine");
+    eventually("nobody uses the volume any more", SOON, || {
+        (keeper.run("docker volume rm safe").code == 0).then_some(())
+    });
+    let (_, text) = volume(&h, &format!("backup ls {to} {tls}"));
+    has(&text, &["there is none"]);
 }
 
 #[test]

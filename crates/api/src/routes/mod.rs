@@ -20,6 +20,7 @@ mod networks;
 mod plugins;
 mod policies;
 mod publish;
+mod repositories;
 mod stream;
 mod system;
 mod volume_backup;
@@ -69,6 +70,7 @@ pub(crate) fn router(engine: Engine, stop: CancellationToken) -> Router {
         .merge(volume_care::routes())
         .merge(volume_transfer::routes())
         .merge(volume_backup::routes())
+        .merge(repositories::routes())
         .merge(volumes::routes())
         .with_state(Api { engine, stop })
         .merge(without_engine())

@@ -32,6 +32,7 @@ struct Body {
     key_file: Option<PathBuf>,
     #[serde(rename = "S3KeysFile")]
     s3_keys_file: Option<PathBuf>,
+    tls_dir: Option<PathBuf>,
     keep: Option<String>,
     freeze: Option<bool>,
     volume: Option<String>,
@@ -47,6 +48,7 @@ impl Body {
             secret: self.secret.as_ref().map(Secret::new),
             key_file: self.key_file.clone(),
             s3_keys_file: self.s3_keys_file.clone(),
+            tls_dir: self.tls_dir.clone(),
         }
     }
 

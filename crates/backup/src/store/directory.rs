@@ -13,10 +13,10 @@ use super::{Store, Stored};
 use crate::BackupError;
 
 /// What is being written has this before its name.
-const TEMPORARY: &str = ".tmp-";
+pub(crate) const TEMPORARY: &str = ".tmp-";
 
 /// Half-written files of this age belong to no writer any more.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// The directory.
 pub(crate) struct Directory {

@@ -3,9 +3,12 @@
 //! The layout is restic's: `config`, `keys/ID`, `snapshots/ID`, `index/ID`,
 //! `data/XX/ID`. A [`Store`] knows paths and bytes alone.
 
-mod directory;
+pub(crate) mod directory;
+mod http_client;
+mod rest;
 mod s3;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,10 +65,11 @@ pub(crate) trait Store: Send + Sync {
 /// Opens the place. Nothing is read yet.
 ///
 /// # Errors
-/// When the keys of S3 are missing or its client can't be made.
+/// When the keys of S3 are missing or a client can't be made.
 pub(crate) fn open(
     location: &Location,
     keys: Option<&S3Keys>,
+    certificates: Option<&Path>,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Arc<dyn Store>, BackupError> {
     Ok(match location {
@@ -78,5 +82,8 @@ pub(crate) fn open(
             keys,
             runtime.clone(),
         )?),
+        Location::Rest { url } => {
+            Arc::new(rest::Rest::open(location.to_string(), url, certificates, runtime.clone())?)
+        }
     })
 }

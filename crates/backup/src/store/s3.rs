@@ -5,8 +5,6 @@
 //!   provider); what fails for a moment is tried again.
 //! - The calls block on the runtime: they are made on threads of their own.
 
-use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,14 +16,8 @@ use opendal::services;
 use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, OperationContext, Operator};
 use tokio::runtime::Handle;
 
-use super::{Store, Stored};
+use super::{Store, Stored, http_client};
 use crate::{BackupError, S3Keys};
-
-/// How long making a connection may take.
-const CONNECT: Duration = Duration::from_secs(20);
-
-/// How long the storage may be silent.
-const SILENCE: Duration = Duration::from_secs(120);
 
 /// How long the first try after a failure waits; further ones double it.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -73,7 +65,7 @@ impl S3 {
         if let Some(endpoint) = endpoint {
             builder = builder.endpoint(endpoint);
         }
-        let client = client().map_err(refuse)?;
+        let client = http_client::new(None).map_err(refuse)?;
         let context = OperationContext::new()
             .with_http_transport(opendal::HttpTransporter::new(Transport { client }));
         let operator =
@@ -206,30 +198,6 @@ impl HttpTransport for Transport {
 
 /// An error that may be gone at the next try.
 fn passing(what: &str, error: &reqwest::Error) -> opendal::Error {
-    let mut text = format!("{what}: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = format!("{what}: {}", http_client::told(error));
     opendal::Error::new(ErrorKind::Unexpected, text).set_temporary()
-}
-
-/// The HTTP client, with the host's root certificates. Reads files.
-fn client() -> Result<reqwest::Client, String> {
-    let text = |e: &dyn Display| format!("can't make an HTTP client: {e}");
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| text(&e))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .build()
-        .map_err(|e| text(&e))
 }

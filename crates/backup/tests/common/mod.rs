@@ -48,6 +48,7 @@ impl Lab {
             location: Location::Directory(self.repository_dir()),
             secret: Secret::new("correct horse"),
             keys: None,
+            certificates: None,
             state: Some(self.dir.path().join("state")),
         }
     }

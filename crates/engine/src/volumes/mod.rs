@@ -18,7 +18,9 @@ use sampan_volume::{Volume, VolumeError, VolumeSpec};
 use serde_json::{Value, json};
 
 use crate::container_view::null_if_empty;
-pub use backup::{BackupRequest, RepositoryRequest, RestoreRequest, Secret};
+pub use backup::{
+    BackupRequest, FileName, RepositoryRequest, RestoreRequest, Secret, ServedRepository,
+};
 
 use crate::filters::Filters;
 use crate::{Engine, EngineError, Result};

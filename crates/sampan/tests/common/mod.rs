@@ -3,6 +3,7 @@
 
 pub mod world;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use sampan_testkit::{Host, Lan};
@@ -53,4 +54,29 @@ pub fn has(text: &str, words: &[&str]) {
     for word in words {
         assert!(lower.contains(&word.to_lowercase()), "{word:?} is not in {text:?}");
     }
+}
+
+/// A script that makes an authority, a server's and a client's certificate of
+/// it, and a stranger's of another, in `dir`; the server is at `address`.
+pub fn certificates(dir: &str, address: &str) -> String {
+    let mut script = format!("cd {dir} && exec 2>openssl.log\n");
+    for ca in ["ca", "other"] {
+        let _ = writeln!(
+            script,
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
+        );
+    }
+    for (name, ca, extension) in [
+        ("server", "ca", &*format!("subjectAltName=IP:{address}")),
+        ("client", "ca", "extendedKeyUsage=clientAuth"),
+        ("stranger", "other", "extendedKeyUsage=clientAuth"),
+    ] {
+        let _ = writeln!(
+            script,
+            "openssl req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr
+echo {extension} > {name}.ext
+openssl x509 -req -in {name}.csr -CA {ca}.pem -CAkey {ca}.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"
+        );
+    }
+    script
 }

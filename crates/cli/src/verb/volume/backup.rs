@@ -29,6 +29,10 @@ pub struct Keys {
     /// A file of the daemon's host with the keys of S3, as AWS has it
     #[arg(long, value_name = "FILE")]
     s3_keys_file: Option<PathBuf>,
+    /// A directory of the daemon's host with ca.pem, cert.pem and key.pem, for
+    /// a repository of another daemon
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
 }
 
 /// The passphrase, when no file is named.
@@ -60,16 +64,23 @@ impl Keys {
         if let Some(file) = &self.s3_keys_file {
             body.insert("S3KeysFile".to_owned(), json!(file));
         }
+        if let Some(dir) = &self.tls_dir {
+            body.insert("TlsDir".to_owned(), json!(dir));
+        }
         Ok(body)
     }
 }
 
 /// A directory is the daemon's: a relative one would be another there.
 fn absolute(repository: &str) -> Result<&str> {
-    if repository.starts_with('/') || repository.starts_with("s3:") {
+    let addresses = ["/", "s3:", "sampan:", "rest:"];
+    if addresses.iter().any(|begin| repository.starts_with(begin)) {
         return Ok(repository);
     }
-    bail!("repository {repository}: write an absolute path of the daemon's host, or s3:…")
+    bail!(
+        "repository {repository}: write an absolute path of the daemon's host, or an address: \
+         sampan://HOST/VOLUME, s3:…, rest:…"
+    )
 }
 
 /// Back a volume up; the repository is made by the first backup

@@ -10,6 +10,7 @@
 mod record;
 mod restore;
 mod schedule;
+mod serve;
 mod source;
 
 use std::collections::HashMap;
@@ -27,7 +28,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 pub use restore::RestoreRequest;
-pub use sampan_backup::Secret;
+pub use sampan_backup::{FileName, Secret};
+pub use serve::ServedRepository;
 
 use crate::images::{Messages, messages};
 use crate::{Engine, EngineError, Result};
@@ -67,6 +69,9 @@ pub struct RepositoryRequest {
     pub key_file: Option<PathBuf>,
     /// A file of the daemon's host with the keys of S3.
     pub s3_keys_file: Option<PathBuf>,
+    /// A directory of the daemon's host with the certificates for another
+    /// daemon.
+    pub tls_dir: Option<PathBuf>,
 }
 
 impl RepositoryRequest {
@@ -88,7 +93,8 @@ impl RepositoryRequest {
             }
         };
         let keys = self.s3_keys_file.as_deref().map(S3Keys::read).transpose()?;
-        Ok(Access { location, secret, keys, state: Some(state.to_owned()) })
+        let certificates = self.tls_dir.clone();
+        Ok(Access { location, secret, keys, certificates, state: Some(state.to_owned()) })
     }
 }
 

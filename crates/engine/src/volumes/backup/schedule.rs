@@ -5,6 +5,7 @@
 //! sampan.backup.to=/srv/backup          where
 //! sampan.backup.key-file=/etc/…/key     the passphrase, on the daemon's host
 //! sampan.backup.s3-keys-file=/etc/…     the keys of S3, where it lies there
+//! sampan.backup.tls-dir=/etc/…          certificates, where it lies at another daemon
 //! sampan.backup.keep=7d,4w              which older ones stay
 //! sampan.backup.freeze=true             whether users are held for a moment
 //! ```
@@ -51,7 +52,7 @@ impl Plan {
     /// What is wrong with them.
     pub(super) fn of(labels: &BTreeMap<String, String>) -> Result<Option<Self>> {
         let prefix = format!("{LABEL}.");
-        let known = ["to", "key-file", "s3-keys-file", "keep", "freeze"];
+        let known = ["to", "key-file", "s3-keys-file", "tls-dir", "keep", "freeze"];
         for label in labels.keys() {
             if let Some(rest) = label.strip_prefix(&prefix)
                 && !known.contains(&rest)
@@ -91,6 +92,7 @@ impl Plan {
                     secret: None,
                     key_file: Some(needed("key-file")?.into()),
                     s3_keys_file: value("s3-keys-file").map(Into::into),
+                    tls_dir: value("tls-dir").map(Into::into),
                 },
                 keep: value("keep").cloned(),
                 freeze,

@@ -55,7 +55,11 @@ impl Engine {
         Ok(())
     }
 
-    async fn mount_source(&self, volume: VolumeName, clone: Option<Restoring>) -> Result<Source> {
+    pub(super) async fn mount_source(
+        &self,
+        volume: VolumeName,
+        clone: Option<Restoring>,
+    ) -> Result<Source> {
         // As a container's id it is unique: two backups are two users.
         let user = format!("backup {}", super::random()?);
         let path = self.volume_store().mount(volume.as_str(), &user).await?;
