@@ -193,8 +193,10 @@ pub enum VolumeError {
         /// Who has it mounted.
         users: Vec<String>,
     },
-    /// The volume's content is being copied.
-    #[error("{operation} {name}: its content is being copied: try again when that is done")]
+    /// The volume's content is being copied or mounted.
+    #[error(
+        "{operation} {name}: its content is being copied or mounted: try again when that is done"
+    )]
     Busy {
         /// What was to be done.
         operation: &'static str,

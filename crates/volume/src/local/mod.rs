@@ -21,10 +21,13 @@ mod record;
 pub(crate) mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sampan_types::VolumeName;
+use tokio::time::timeout;
 
 pub(crate) use self::storage::HIDDEN as HIDDEN_OPTIONS;
 pub use self::storage::Usage;
@@ -34,6 +37,9 @@ use crate::{BoxFuture, Care, Details, Driver, Volume, VolumeError, VolumeSpec};
 
 /// The driver's name.
 pub const DRIVER: &str = "local";
+/// How long removing a volume waits for who mounts it meanwhile: a server that
+/// says nothing can hold that up for minutes.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One volume in memory.
 #[derive(Clone)]
@@ -142,7 +148,9 @@ impl Driver for Local {
     fn remove<'a>(&'a self, name: &'a VolumeName) -> BoxFuture<'a, Result<(), VolumeError>> {
         Box::pin(async move {
             let Ok(entry) = self.inner.entry(name) else { return Ok(()) };
-            let mut state = entry.state.clone().lock_owned().await;
+            let Ok(mut state) = timeout(PATIENCE, entry.state.clone().lock_owned()).await else {
+                return Err(VolumeError::Busy { operation: "remove", name: name.to_string() });
+            };
             let inner = self.inner.clone();
             blocking(move || inner.remove(&entry, &mut state)).await
         })
@@ -160,7 +168,7 @@ impl Driver for Local {
                 return Err(VolumeError::NotFound { name: name.to_string() });
             }
             let (path, user) = (entry.volume.mountpoint.clone(), user.to_owned());
-            blocking(move || {
+            apart("volume-mount", move || {
                 entry.ensure_mounted()?;
                 state.users.insert(user);
                 Ok(())
@@ -205,7 +213,7 @@ impl Driver for Local {
                     continue;
                 }
                 let wanted = !state.users.is_empty();
-                let done = blocking(move || {
+                let done = apart("volume-restore", move || {
                     let done = match (entry.content.needs_mount(), wanted) {
                         // One whose change a crash interrupted.
                         (false, _) => entry.content.ensure_limit(entry.dir()),
@@ -269,7 +277,7 @@ impl Driver for Local {
             }
             let (rootfs, inside) = (rootfs.to_owned(), inside.to_owned());
             let inner = self.inner.clone();
-            blocking(move || inner.copy_up(&entry, &state, &rootfs, &inside)).await
+            apart("volume-copy-up", move || inner.copy_up(&entry, &state, &rootfs, &inside)).await
         })
     }
 }
@@ -281,7 +289,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
+            Ok(panic) => resume_unwind(panic),
             // Only while the runtime shuts down.
             Err(e) => Err(VolumeError::Io {
                 operation: "work on",
@@ -289,5 +297,28 @@ pub(crate) async fn blocking<T: Send + 'static>(
                 source: std::io::Error::other(e),
             }),
         },
+    }
+}
+
+/// As [`blocking`], on a thread of its own: a server that says nothing can hold
+/// a mount up for minutes, and the end of the daemon does not wait for such a
+/// thread.
+async fn apart<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    let (send, done) = tokio::sync::oneshot::channel();
+    let run = move || {
+        // Nobody waits for it any more when this fails.
+        let _ = send.send(catch_unwind(AssertUnwindSafe(work)));
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(VolumeError::io("start a thread to work on", "volumes"))?;
+    match done.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(e) => Err(VolumeError::io("work on", "volumes")(std::io::Error::other(e))),
     }
 }

@@ -125,11 +125,13 @@ fn shown_data(data: &str) -> String {
     if data.is_empty() {
         return String::new();
     }
-    let shown: Vec<&str> = data
-        .split(',')
-        .map(|o| if o.starts_with("password=") { "password=********" } else { o })
-        .collect();
-    format!(", data: {}", shown.join(","))
+    // What cifs takes for one.
+    const SECRETS: [&str; 3] = ["password", "password2", "pass"];
+    let shown = |option: &str| match option.split_once('=') {
+        Some((key, _)) if SECRETS.contains(&key) => format!("{key}=********"),
+        _ => option.to_owned(),
+    };
+    format!(", data: {}", data.split(',').map(shown).collect::<Vec<_>>().join(","))
 }
 
 /// Options as the kernel takes them: flags, and data for the file system.
@@ -245,6 +247,7 @@ mod tests {
         assert_eq!(parsed.propagation, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
         assert_eq!(parsed.data, "uid=5,password=x");
         assert_eq!(shown_data(&parsed.data), ", data: uid=5,password=********");
+        assert_eq!(shown_data("pass=x,password2=y"), ", data: pass=********,password2=********");
     }
 
     #[test]
