@@ -64,7 +64,7 @@ for applet in $(busybox --list); do
     [ "$applet" = busybox ] || ln -s busybox "/image/bin/$applet"
 done
 echo 'root:x:0:0:root:/root:/bin/sh' > /image/etc/passwd
-tar -C /image -c . | sampan import - busybox:latest > /dev/null
+make_image
 echo "@@ ready $(cut -d' ' -f1 /proc/uptime)"
 
 for file in /checks/*.sh; do
@@ -75,12 +75,19 @@ for file in /checks/*.sh; do
         size=$(wc -c < /var/log/sampan.log)
         if timeout 90 sh -euxc ". /checks/lib.sh; . $file; check_$check" > /tmp/output 2>&1; then
             result=ok
+            [ ! -e /tmp/skipped ] || result=skipped
         else
             result=failed
-            { tail -n 60 /tmp/output; echo '-- daemon:'; tail -c "+$((size + 1))" /var/log/sampan.log | tail -n 20; } |
+            { tail -n 60 /tmp/output; echo '-- daemon:'; tail -c "+$((size + 1))" /var/log/sampan.log | tail -n 20
+                echo '-- kernel:'; dmesg | tail -n 10; } |
                 sed 's/^/@@ | /'
         fi
-        echo "@@ $result $check $(awk "BEGIN { print $(cut -d' ' -f1 /proc/uptime) - $began }")"
+        if [ $result = skipped ]; then
+            echo "@@ skipped $check $(cat /tmp/skipped)"
+        else
+            echo "@@ $result $check $(awk "BEGIN { print $(cut -d' ' -f1 /proc/uptime) - $began }")"
+        fi
+        rm -f /tmp/skipped
         sh -c '. /checks/lib.sh; clean' > /dev/null 2>&1
     done
 done

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use sampan_testkit::skip;
 use sampan_testkit::vm::{Image, Kernel, Line, Machine, kernel_or_skip};
 
 const SAMPAN: &str = env!("CARGO_BIN_EXE_sampan");
@@ -26,6 +27,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("firewall.sh", include_str!("checks/firewall.sh")),
     ("ipvlan.sh", include_str!("checks/ipvlan.sh")),
     ("vlan.sh", include_str!("checks/vlan.sh")),
+    ("volumes.sh", include_str!("checks/volumes.sh")),
 ];
 
 /// Everything that the daemon may ask the kernel for, but br_netfilter.
@@ -62,7 +64,28 @@ const MODULES: &[&str] = &[
     "cls_u32",
     "act_mirred",
     "act_police",
+    "nfs",
+    "nfsv4",
+    "nfsd",
+    "cifs",
+    // What it takes by name.
+    "ccm",
+    "cmac",
+    "ctr",
+    "ecb",
+    "gcm",
+    "ghash_generic",
+    "sha512_generic",
+    "loop",
+    "ext4",
+    "xfs",
+    "quota_v2",
+    "cts",
+    "xts",
 ];
+
+/// Checks that need one of these skip themselves where it is not installed.
+const PROGRAMS: &[&str] = &["smbd", "smbpasswd", "mkfs.ext4", "mkfs.xfs"];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -117,6 +140,12 @@ fn image(kernel: &Kernel) -> std::io::Result<Image> {
     let image = Image::new()?;
     image.add_modules(kernel, MODULES)?;
     image.add_program("ip")?;
+    for program in PROGRAMS {
+        match image.add_program(program) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            added => added?,
+        }
+    }
     image.add_stripped(Path::new(SAMPAN), "sampan")?;
     image.add_file("init", include_bytes!("init.sh"))?;
     for (name, text) in CHECKS {
@@ -143,6 +172,10 @@ fn watch(mut machine: Machine) -> usize {
             (Some("ok"), Some(name), Some(seconds)) => {
                 (passed, running) = (passed + 1, None);
                 say(&format!("test vm::{name} ... ok ({seconds} s)"));
+            }
+            (Some("skipped"), Some(name), _) => {
+                running = None;
+                skip(name, said.splitn(3, ' ').nth(2).unwrap_or_default());
             }
             (Some("failed"), Some(name), _) => {
                 (failed, running) = (failed + 1, None);

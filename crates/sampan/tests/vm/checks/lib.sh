@@ -10,6 +10,9 @@ outside() { nsenter --net=/run/netns/outside sh -ec ". /checks/lib.sh; $1"; }
 # Asks the web server at $1; run it where the question comes from.
 ask() { timeout 5 wget -q -O - "http://$1/"; }
 
+# Ends the check, which can't run here.
+skip() { echo "$*" > /tmp/skipped; exit 0; }
+
 fail() { echo "$*" >&2; exit 1; }
 
 # is GOT WANTED
@@ -32,15 +35,25 @@ until_ok() {
     "$@"
 }
 
-# Starts the daemon, and waits until it answers, 60 s at most.
+# Starts the daemon with these options, and waits until it answers, 60 s at
+# most. When it ends it gives up soon what still goes on.
 start_daemon() {
-    sampan daemon >> /var/log/sampan.log 2>&1 &
+    sampan daemon --shutdown-timeout 3 "$@" >> /var/log/sampan.log 2>&1 &
     echo $! > /run/daemon.pid
     for _ in $(seq 600); do
         if sampan version > /dev/null 2>&1; then return 0; fi
         sleep 0.1
     done
 }
+
+stop_daemon() {
+    pid=$(cat /run/daemon.pid)
+    kill "$pid"
+    until_ok test ! -e "/proc/$pid"
+}
+
+# Makes the image busybox.
+make_image() { tar -C /image -c . | sampan import - busybox:latest > /dev/null; }
 
 # A container that serves its name: web NAME [option…]
 web() {
@@ -65,4 +78,11 @@ clean() {
     # shellcheck disable=SC2086
     [ -z "$all" ] || sampan rm -f $all
     sampan network prune -f
+    sampan volume prune -af
+    if [ -e /disk.img ]; then
+        stop_daemon
+        start_daemon
+        umount -l /disk
+        rm /disk.img
+    fi
 }
