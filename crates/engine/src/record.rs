@@ -241,6 +241,18 @@ pub struct MountRecord {
     pub tmpfs_options: String,
     /// Whether the source is made when it is missing (`-v`, not `--mount`).
     pub create_source: bool,
+    /// Who owns in the container what belongs to somebody else at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerMap>,
+}
+
+/// One user and one group of the source, and who they are in the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerMap {
+    /// At the source: user and group.
+    pub stored: (u32, u32),
+    /// In the container.
+    pub shown: (u32, u32),
 }
 
 impl MountRecord {
@@ -264,6 +276,7 @@ impl MountRecord {
             read_only_force_recursive: false,
             tmpfs_options: String::new(),
             create_source: false,
+            owner: None,
         }
     }
 }

@@ -134,3 +134,50 @@ fn a_shared_volume_excludes_renames_and_shows_at_once() {
         assert_eq!(h.docker("exec bb cat /v/seen"), text);
     }
 }
+
+#[test]
+fn files_have_the_owners_that_the_container_wants() {
+    let Some((_lan, mut h)) = host("files_have_the_owners_that_the_container_wants") else {
+        return;
+    };
+    // A project of user 1000 is root's inside, and what root makes is 1000's.
+    h.sh("mkdir -p $HOME/p/sub && echo x > $HOME/p/sub/f && echo r > $HOME/p/root && \
+          chown -R 1000:1000 $HOME/p && chown 0:0 $HOME/p/root");
+    let bind = format!("-v {}/p:/p:idmap=1000", h.sh("echo $HOME"));
+    assert_eq!(
+        h.docker(&format!("run --rm {bind} busybox stat -c %u.%g /p /p/sub/f /p/root")),
+        "0.0\n0.0\n65534.65534"
+    );
+    h.docker(&format!(
+        "run --rm {bind} busybox sh -c 'echo new > /p/sub/new; chown 33:33 /p/sub/f'"
+    ));
+    assert_eq!(h.sh("stat -c %u.%g $HOME/p/sub/new $HOME/p/sub/f"), "1000.1000\n33.33");
+    // A volume that root owns is the user's whom the container runs as.
+    h.docker("run -d --name db --user 999:998 -v data:/data:idmap=0-999.998 busybox sleep 1000");
+    h.docker("exec db sh -c 'echo mine > /data/f && mkdir /data/d'");
+    assert_eq!(h.docker("exec db stat -c %u.%g /data /data/f"), "999.998\n999.998");
+    assert_eq!(
+        h.docker("run --rm -v data:/data busybox stat -c %u.%g /data/f /data/d"),
+        "0.0\n0.0"
+    );
+    assert_eq!(field(&h, "db", "{{(index .Mounts 0).Mode}}"), "idmap=0-999.998");
+    // A single file, read-only, and another's volumes.
+    let file = format!("-v {}/p/sub/new:/n:ro,idmap=1000-7.8", h.sh("echo $HOME"));
+    assert_eq!(h.docker(&format!("run --rm {file} busybox stat -c %u.%g /n")), "7.8");
+    has(&h.docker_fails(&format!("run --rm {file} busybox touch /n")).1, &["Read-only"]);
+    let seen = h.docker(
+        "run --rm --user 999:998 --volumes-from db busybox sh -c 'touch /data/g; ls /data'",
+    );
+    assert_eq!(seen, "d\nf\ng");
+
+    crash_and_restart(&mut h);
+    h.docker("exec db touch /data/after");
+    h.docker("restart -t 0 db");
+    assert_eq!(h.docker("exec db stat -c %u.%g /data/after"), "999.998");
+    assert_eq!(h.sh("grep -c /owners/ /proc/mounts || true"), "1");
+    h.docker("rm -f db");
+    assert_eq!(h.sh("grep -c /owners/ /proc/mounts || true"), "0", "a mount is left");
+    has(&h.docker_fails("create -v data:/d:idmap=x busybox").1, &["invalid mode", "idmap=x"]);
+    let no = h.docker_fails("run --rm -v /proc:/q:idmap=1000 busybox true").1;
+    has(&no, &["/proc", "can't show other owners", "leave idmap out"]);
+}

@@ -18,6 +18,7 @@ use sampan_sys::file::write_replace;
 use sampan_sys::{inroot, mount};
 
 use super::namespaces::{shares_shm, shm_path};
+use super::owners::mount_owned;
 use super::resolv::{self, ResolvSettings};
 use super::validate::extra_host;
 use crate::Engine;
@@ -55,10 +56,15 @@ impl Engine {
         self.blocking(move || {
             let data_dir = record.data_dir(&config.data_root);
             let mut mounts = Vec::new();
-            for (m, source) in record.mounts.iter().zip(sources) {
-                if m.kind != MountKind::Tmpfs {
-                    mounts.push(bind_mount(m, source)?);
+            for (number, (m, source)) in record.mounts.iter().zip(sources).enumerate() {
+                if m.kind == MountKind::Tmpfs {
+                    continue;
                 }
+                let mut mount = bind_mount(m, source)?;
+                if let Some(owner) = m.owner {
+                    mount.source = mount_owned(&data_dir, number, m, owner, &mount.source)?;
+                }
+                mounts.push(mount);
             }
             if let Some(names) = names {
                 mounts.extend(write_names(&record, &data_dir, &names)?);

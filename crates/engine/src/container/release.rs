@@ -6,6 +6,7 @@
 use sampan_sys::mount;
 
 use super::namespaces::{shares_shm, shm_path};
+use super::owners::unmount_owned;
 use crate::Engine;
 use crate::error::Result;
 use crate::record::{ContainerRecord, MountKind, NetworkMode};
@@ -45,6 +46,10 @@ impl Engine {
 
     /// Unmounts the root, the volumes and a shared `/dev/shm`.
     pub(crate) async fn unmount_all(&self, record: &ContainerRecord) {
+        if record.mounts.iter().any(|m| m.owner.is_some()) {
+            let (of, dir) = (record.clone(), record.data_dir(&self.inner.config.data_root));
+            note(record, "owners", self.blocking(move || unmount_owned(&dir, &of)).await);
+        }
         for m in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
             if let Some(name) = &m.volume {
                 let done = self.volume_store().unmount(name.as_str(), record.id.as_str()).await;

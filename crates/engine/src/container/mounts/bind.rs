@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sampan_runtime::spec;
 
 use super::{MountError, Parsed, target_path, volume, volume_name};
-use crate::record::{MountKind, MountRecord};
+use crate::record::{MountKind, MountRecord, OwnerMap};
 
 /// The options behind the last colon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,13 +13,14 @@ pub(super) struct Mode {
     pub(super) rw: bool,
     pub(super) nocopy: bool,
     pub(super) propagation: Option<String>,
+    pub(super) owner: Option<OwnerMap>,
 }
 
 impl Mode {
-    /// Reads `ro,z,nocopy,rslave`: each kind of option at most once.
+    /// Reads `ro,z,nocopy,rslave,idmap=1000`: each kind of option at most once.
     pub(super) fn parse(text: &str) -> Result<Self, MountError> {
         let wrong = || MountError::Mode(text.to_owned());
-        let mut mode = Self { rw: true, nocopy: false, propagation: None };
+        let mut mode = Self { rw: true, nocopy: false, propagation: None, owner: None };
         let (mut access, mut label, mut consistency) = (false, false, false);
         for option in text.split(',').filter(|_| !text.is_empty()) {
             let once = |seen: &mut bool| {
@@ -43,11 +44,30 @@ impl Mode {
                         return Err(wrong());
                     }
                 }
-                _ => return Err(wrong()),
+                _ => {
+                    let map =
+                        option.strip_prefix("idmap=").and_then(owner_map).ok_or_else(wrong)?;
+                    if mode.owner.replace(map).is_some() {
+                        return Err(wrong());
+                    }
+                }
             }
         }
         Ok(mode)
     }
+}
+
+/// Reads `USER[.GROUP][-USER[.GROUP]]`: whose the files are at the source, and
+/// in the container; root's there when nothing is said. A group that is not
+/// named has its user's number.
+fn owner_map(text: &str) -> Option<OwnerMap> {
+    let owner = |text: &str| {
+        let (user, group) = text.split_once('.').unwrap_or((text, text));
+        let number = |n: &str| n.parse().ok().filter(|n| *n < u32::MAX);
+        Some((number(user)?, number(group)?))
+    };
+    let (stored, shown) = text.split_once('-').unwrap_or((text, "0"));
+    Some(OwnerMap { stored: owner(stored)?, shown: owner(shown)? })
 }
 
 /// Reads one `-v`.
@@ -74,6 +94,7 @@ pub(super) fn parse(spec: &str, driver: &str) -> Result<Parsed, MountError> {
             }
             let mut parsed = bind_at(&spec::normal(source), at, mode.rw);
             parsed.mount.mode = options.to_owned();
+            parsed.mount.owner = mode.owner;
             parsed.mount.create_source = true;
             if let Some(propagation) = mode.propagation {
                 parsed.mount.propagation = propagation;
@@ -87,6 +108,7 @@ pub(super) fn parse(spec: &str, driver: &str) -> Result<Parsed, MountError> {
             }
             let name = source.map(volume_name).transpose()?;
             let mut parsed = volume(name, driver, at, mode.rw, !mode.nocopy);
+            parsed.mount.owner = mode.owner;
             // inspect shows "z" for every volume that was given with -v.
             parsed.mount.mode =
                 if options.is_empty() && source.is_some() { "z" } else { options }.to_owned();
@@ -123,6 +145,18 @@ mod tests {
         assert!(!p.volume.unwrap().copy);
         let p = parse("/data", "").unwrap();
         assert!(p.mount.anonymous && p.mount.volume.unwrap().as_str().len() == 64);
+    }
+
+    #[test]
+    fn owners_are_read() {
+        let owner = |spec: &str| parse(spec, "").unwrap().mount.owner.map(|o| (o.stored, o.shown));
+        assert_eq!(owner("/a:/b:idmap=1000"), Some(((1000, 1000), (0, 0))));
+        assert_eq!(owner("web:/b:ro,idmap=0-999.33"), Some(((0, 0), (999, 33))));
+        assert_eq!(owner("/a:/b:idmap=5.6-7"), Some(((5, 6), (7, 7))));
+        assert_eq!(owner("/a:/b:ro"), None);
+        for wrong in ["idmap=", "idmap=x", "idmap=1-", "idmap=1,idmap=2", "idmap=4294967295"] {
+            assert_eq!(message(&format!("/a:/b:{wrong}")), format!("invalid mode: {wrong}"));
+        }
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn inherited(
         return Err(MountError::Spec(spec.to_owned()));
     }
     let mode = bind::Mode::parse(mode)?;
-    if mode.nocopy || mode.propagation.is_some() {
+    if mode.nocopy || mode.propagation.is_some() || mode.owner.is_some() {
         return Err(MountError::Mode(spec.to_owned()));
     }
     let record = find(name).map_err(MountError::From)?;

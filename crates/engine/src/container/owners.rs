@@ -1,0 +1,68 @@
+//! Mounts whose files have other owners in the container than at their source.
+//!
+//! ```text
+//! containers/<id>/owners/<n>   the n-th mount of the container, with its owners
+//! ```
+//!
+//! Be aware: such a mount is there while its container runs, like the root.
+
+use std::path::{Path, PathBuf};
+
+use sampan_sys::idmap::{self, Swap};
+use sampan_sys::mount;
+
+use crate::error::{EngineError, Result};
+use crate::record::{ContainerRecord, MountRecord, OwnerMap};
+
+/// Where the mounts are of the container with this directory.
+fn place(data_dir: &Path, number: usize) -> PathBuf {
+    data_dir.join("owners").join(number.to_string())
+}
+
+/// Mounts `source` with the owners that mount `number` of a container wants;
+/// gives the place. Repeatable.
+pub(super) fn mount_owned(
+    data_dir: &Path,
+    number: usize,
+    mount: &MountRecord,
+    owner: OwnerMap,
+    source: &Path,
+) -> Result<PathBuf> {
+    let at = place(data_dir, number);
+    let failed = |e: std::io::Error| {
+        let reason = match e.kind() {
+            std::io::ErrorKind::InvalidInput => {
+                "the file system of the source can't show other owners".to_owned()
+            }
+            _ => e.to_string(),
+        };
+        EngineError::Invalid(format!(
+            "cannot mount {} with the owners of {}: {reason}; leave idmap out",
+            source.display(),
+            mount.mode
+        ))
+    };
+    // What a start before this one left may be of another source.
+    mount::unmount(&at).map_err(failed)?;
+    let about = std::fs::metadata(source).map_err(failed)?;
+    if about.is_dir() {
+        std::fs::create_dir_all(&at).map_err(failed)?;
+    } else {
+        std::fs::create_dir_all(data_dir.join("owners")).map_err(failed)?;
+        std::fs::File::create(&at).map_err(failed)?;
+    }
+    let ((user, group), (shown_user, shown_group)) = (owner.stored, owner.shown);
+    let users = Swap { stored: user, shown: shown_user };
+    let groups = Swap { stored: group, shown: shown_group };
+    idmap::bind(source, &at, !mount.non_recursive, users, groups).map_err(failed)?;
+    Ok(at)
+}
+
+/// Takes all such mounts of a container away. Repeatable.
+pub(super) fn unmount_owned(data_dir: &Path, record: &ContainerRecord) -> Result<()> {
+    for (number, _) in record.mounts.iter().enumerate().filter(|(_, m)| m.owner.is_some()) {
+        let at = place(data_dir, number);
+        mount::unmount(&at).map_err(|e| EngineError::io("unmount", at.display(), e))?;
+    }
+    Ok(())
+}
