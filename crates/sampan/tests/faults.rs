@@ -27,7 +27,7 @@ const ARGS: &[&str] = &["--bip", "172.17.0.1/30"];
 /// file `pid` has the container's process while it must not change.
 const SCENARIO: &str = "
 set -e
-docker create --name wa -p 8080:80 -v data:/data -v /anon --stop-timeout 1 busybox sleep 1000
+docker create --name wa -p 8080:80 -v data:/data:idmap=0-7 -v /anon --stop-timeout 1 busybox sleep 1000
 docker start wa
 docker inspect -f '{{.State.Pid}}' wa >$HOME/pid
 docker network create --subnet 10.9.9.0/30 nn
@@ -65,7 +65,7 @@ docker rm -fv wb
 /// What is there when the daemon that dies is the one that starts.
 const BEFORE_THE_START: &str = "
 set -e
-docker run -d --name wa -p 8080:80 -v data:/data -v /anon busybox sleep 1000
+docker run -d --name wa -p 8080:80 -v data:/data:idmap=0-7 -v /anon busybox sleep 1000
 docker inspect -f '{{.State.Pid}}' wa >$HOME/pid
 docker run -d --name wc --net none --restart on-failure:1 busybox sh -c 'sleep 0.3; exit 1'
 docker run -d --rm --name wd --net none busybox sleep 0.3

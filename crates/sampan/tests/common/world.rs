@@ -175,6 +175,11 @@ fn processes(world: &mut World, id: &str, c: &Value) {
         set.insert(id.to_owned());
     }
     world.mounts.insert(format!("overlay/{id}/merged"));
+    for (number, mount) in c["Mounts"].as_array().into_iter().flatten().enumerate() {
+        if text(&mount["Mode"]).contains("idmap=") {
+            world.mounts.insert(format!("containers/{id}/owners/{number}"));
+        }
+    }
     if c["State"]["Paused"] == true {
         world.frozen.insert(id.to_owned());
     }

@@ -167,6 +167,10 @@ impl Inner {
     ) -> Result<(), VolumeError> {
         let is_plain = matches!(entry.content.storage, Storage::Directory { .. })
             && !entry.content.needs_mount();
+        if copy::open_inside(rootfs, inside)?.is_none() {
+            // Mounting can be slow, and the container is not started yet.
+            return Ok(());
+        }
         entry.ensure_mounted()?;
         if is_plain && state.users.is_empty() {
             return self.copy_beside(entry, rootfs, inside);

@@ -38,7 +38,7 @@ until_ok() {
 # Starts the daemon with these options, and waits until it answers, 60 s at
 # most. When it ends it gives up soon what still goes on.
 start_daemon() {
-    sampan daemon --shutdown-timeout 3 "$@" >> /var/log/sampan.log 2>&1 &
+    sampan daemon --shutdown-timeout 1 "$@" >> /var/log/sampan.log 2>&1 &
     echo $! > /run/daemon.pid
     for _ in $(seq 600); do
         if sampan version > /dev/null 2>&1; then return 0; fi

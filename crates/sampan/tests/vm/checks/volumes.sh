@@ -68,14 +68,13 @@ check_an_nfs_server_that_is_not_there_is_named() {
 check_an_nfs_server_that_says_nothing_holds_up_nobody_else() {
     ip neigh replace 10.99.0.66 lladdr 02:00:00:00:00:66 dev eth0
     sampan volume create -o type=nfs -o o=addr=10.99.0.66,vers=4.2 -o device=:/export mute
-    sampan run --name waits -v mute:/data busybox true > /dev/null 2>&1 &
+    # The image has something there: it is mounted before the container is made.
+    sampan run --name waits -v mute:/etc busybox true > /dev/null 2>&1 &
     waits=$!
     until_ok sh -c 'cat /proc/[0-9]*/task/*/comm | grep volume-'
     is "$(sampan run --rm -v other:/data busybox echo hello)" hello
-    timeout 10 sampan volume inspect mute
     timeout 10 sampan system df -v
     has "$(refused timeout 10 sampan volume rm mute)" 'is being copied or mounted'
-    has "$(timeout 10 sampan volume prune -af)" other
     # The daemon that ends does not wait for the server either.
     [ -e "/proc/$waits" ]
     stop_daemon
@@ -127,4 +126,127 @@ check_a_wrong_smb_password_is_not_shown() {
     done
     refused sh -c "tail -c +$((size + 1)) /var/log/sampan.log | grep wr0ng"
     none_mounted cifs
+}
+
+# on_disk TYPE MOUNT-OPTIONS [option of mkfs…]: the daemon with a data root on a
+# file system of its own, until the check ends.
+on_disk() {
+    type=$1 with=$2
+    shift 2
+    command -v "mkfs.$type" || skip "mkfs.$type is not installed"
+    modprobe loop
+    truncate -s 320M /disk.img
+    "mkfs.$type" -q "$@" /disk.img
+    mkdir -p /disk
+    mount -t "$type" -o "loop,$with" /disk.img /disk
+    stop_daemon
+    start_daemon --data-root /disk/data
+    make_image
+}
+
+# dies_at POINT DATA-ROOT COMMAND…: the daemon dies there in the middle of the
+# command, and another one starts.
+dies_at() {
+    point=$1 root=$2
+    shift 2
+    stop_daemon
+    export SAMPAN_FAULT="$point"
+    start_daemon --data-root "$root"
+    unset SAMPAN_FAULT
+    refused "$@"
+    until_ok test ! -e "/proc/$(cat /run/daemon.pid)"
+    start_daemon --data-root "$root"
+    is "$(ls -A "$root/volumes" | grep '^[.]' || true)" ''
+}
+
+# What inspect says of volume $1 under Status: $2.
+status() { sampan volume inspect -f "{{.Status.$2}}" "$1"; }
+
+# Writes $2 MiB into the volume of container $1.
+write() { sampan exec "$1" dd if=/dev/zero of=/data/x bs=1M count="$2"; }
+
+# limited SAID: a volume has a project quota, which it says that it exceeded.
+limited() {
+    sampan volume create -o size=20m lim
+    has "$(status lim storage)" 'project quota'
+    grep -q '"project": *1400000000\b' /disk/data/volumes/lim/volume.json
+    sampan run -d --name wr -v lim:/data -v free:/free busybox sleep 600
+    has "$(refused write wr 40)" "$1"
+    used=$(status lim used)
+    [ "$used" -gt 19000000 ] && [ "$used" -le 20971520 ] || fail "used: $used"
+    sampan exec wr dd if=/dev/zero of=/free/x bs=1M count=30
+
+    sampan volume resize lim 50m
+    write wr 40
+    has "$(refused sampan volume resize lim 30m)" 'it holds 40'
+    has "$(sampan system df -v | grep '^lim ')" 41.9
+    # Walking would count it.
+    sampan exec wr sh -c ': > /data/x; truncate -s 1G /data/x'
+    [ "$(status lim used)" -lt 1000000 ]
+    sampan volume resize lim 10m
+    has "$(refused write wr 20)" "$1"
+    sampan rm -f wr
+    sampan volume rm lim
+    # Its id is free: nothing is counted for it, and nothing forbidden.
+    sampan volume create -o size=15m again
+    grep -q '"project": *1400000000\b' /disk/data/volumes/again/volume.json
+    sampan run --rm -v again:/data busybox dd if=/dev/zero of=/data/x bs=1M count=14
+}
+
+check_a_project_quota_of_ext4_limits_a_volume() {
+    on_disk ext4 prjquota -O quota,project -E quotatype=prjquota -I 256
+    limited 'quota exceeded'
+    dies_at volume-create:after-directory /disk/data sampan volume create -o size=5m second
+    is "$(status again limit)" 15728640
+    sampan volume create -o size=5m second
+    # The volume that was not made has no id.
+    grep -q '"project": *1400000001\b' /disk/data/volumes/second/volume.json
+}
+
+check_a_project_quota_of_xfs_limits_a_volume() {
+    on_disk xfs pquota
+    limited 'No space left'
+}
+
+# Making a key takes seconds here.
+check_an_encrypted_directory_has_a_project_quota() {
+    on_disk ext4 prjquota -O encrypt,quota,project -E quotatype=prjquota -I 256
+    echo right > /key
+    data=/disk/data/volumes/enc/_data
+    make() { sampan volume create -o encrypted=true -o key-file=/key -o size=10m enc; }
+    dies_at volume-create:after-key /disk/data make
+    make
+    has "$(status enc storage)" 'project quota'
+    sampan create --name wr -v enc:/data busybox sh -c 'echo plain > /data/plain; exec sleep 600'
+    # What is being started then is started by the next daemon.
+    dies_at volume-mount:after-key /disk/data sampan start wr
+    until_ok sampan exec wr cat /data/plain
+    has "$(refused write wr 20)" 'quota exceeded'
+    stop_daemon
+    start_daemon --data-root /disk/data
+    is "$(sampan exec wr cat /data/plain)" plain
+    sampan rm -f wr
+    refused ls "$data/plain"
+    is "$(ls "$data" | wc -l)" 2
+    refused cat "$data/"*
+    sampan volume rm enc
+}
+
+# Before Linux 6.15 its file system is mounted beside for a moment.
+check_a_death_while_an_encrypted_image_is_mounted() {
+    command -v mkfs.ext4 || skip 'mkfs.ext4 is not installed'
+    modprobe loop
+    echo right > /key
+    volumes=/var/lib/sampan/volumes
+    sampan volume create -o encrypted=true -o key-file=/key -o size=8m img
+    sampan create --name wr -v img:/data busybox sleep 600
+    dies_at volume-mount:after-place /var/lib/sampan sampan start wr
+    until_ok sampan exec wr true
+    has "$(refused write wr 20)" 'No space left'
+    is "$(grep -c " $volumes/img/" /proc/mounts)" 1
+    is "$(cat /sys/block/loop*/loop/backing_file)" "$volumes/img/content.img"
+    sampan rm -f wr
+    none_mounted ext4
+    is "$(ls -A "$volumes/img" | tr '\n' ' ')" '_data content.img volume.json '
+    until_ok sh -c '! cat /sys/block/loop*/loop/backing_file'
 }
