@@ -1,5 +1,5 @@
 //! The daemon in an emulated machine: cgroup v2 with its controllers, ipvlan,
-//! VLANs, bridges without br_netfilter.
+//! VLANs, bridges without br_netfilter, volumes on NFS, SMB and project quotas.
 //!
 //! Each function `check_…` in `checks/` is a check of its own, with a line of
 //! its own. Words on the command line choose those whose names have the first
