@@ -41,6 +41,9 @@ struct CommandLine {
     settings: Settings,
 }
 
+/// How long threads that block are waited for at the end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// How much free memory the allocator may keep at the end of an arena, in bytes.
 const KEPT_FREE: i32 = 128 << 10;
 
@@ -95,12 +98,16 @@ fn try_main(args: Vec<OsString>) -> Result<()> {
     }
     logging::init(&settings)?;
     let _pidfile = settings.pidfile.as_deref().map(pidfile::Pidfile::write).transpose()?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sampan")
         .build()
-        .context("start the runtime")?
-        .block_on(run(&settings, engine_config, &addresses, security.as_ref()))
+        .context("start the runtime")?;
+    let ended = runtime.block_on(run(&settings, engine_config, &addresses, security.as_ref()));
+    // A thread may hang in the kernel, on a share whose server is silent. What
+    // matters is durable by now, or is taken up by the next daemon.
+    runtime.shutdown_timeout(LAST_WAIT);
+    ended
 }
 
 async fn run(
