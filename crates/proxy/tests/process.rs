@@ -187,18 +187,15 @@ fn thousands_of_questions_at_once_are_all_answered() {
         let (lab, net) = (Lab::new(conf), NetworkId::random());
         let a = lab.sandbox(&net, &["aa"], "10.0.0.1");
         set(&lab, &[&a]).await;
-        let socket = a.udp();
-        let _ = nix::sys::socket::setsockopt(
-            &socket,
-            nix::sys::socket::sockopt::RcvBufForce,
-            &(16 << 20),
-        );
-        burst(&socket);
+        burst(&a);
     });
 }
 
 /// Asks 5,000 questions at once, and waits for all the answers.
-fn burst(socket: &UdpSocket) {
+fn burst(sandbox: &Sandbox) {
+    let socket = sandbox.udp();
+    let room = nix::sys::socket::sockopt::RcvBufForce;
+    let _ = nix::sys::socket::setsockopt(&socket, room, &(16 << 20));
     for n in 0..5000u16 {
         let name = format!("n{n}.example");
         socket.send_to(&ask(n, &name, kind::A), SERVER).unwrap();
@@ -222,13 +219,7 @@ fn a_burst_opens_few_sockets_in_a_sandbox() {
         let _own =
             Upstream::start_in(&a.netns, "127.0.0.53", Mood::Answers).name("*", &[[192, 0, 2, 1]]);
         set(&lab, &[&a]).await;
-        let socket = a.udp();
-        let _ = nix::sys::socket::setsockopt(
-            &socket,
-            nix::sys::socket::sockopt::RcvBufForce,
-            &(16 << 20),
-        );
-        burst(&socket);
+        burst(&a);
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", lab.pid().unwrap()));
         let count = descriptors.unwrap().count();
         assert!(count < 200, "{count} descriptors are open");
