@@ -22,5 +22,9 @@ if command -v nft >/dev/null 2>&1; then
     nft delete table inet "$instance" 2>/dev/null || true
 fi
 find /sys/fs/cgroup -depth -type d -path "*/$instance*" -exec rmdir {} + 2>/dev/null || true
+# What is pinned there, programs of ports, goes with the mount.
+awk -v run="$run/" 'index($2, run) == 1 { print $2 }' /proc/mounts | sort -r | while read -r at; do
+    umount "$at"
+done
 rm -rf "$home" "$run"
 echo "The demo is gone."
