@@ -7,9 +7,11 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use crate::syscall::{done, owned};
 
 /// The highest id there is, and one more.
 const IDS: u64 = 0xffff_ffff;
@@ -55,19 +57,6 @@ impl Swap {
         same(high + 1, IDS);
         lines
     }
-}
-
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn done(result: libc::c_long) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn text(path: &Path) -> io::Result<CString> {
@@ -124,7 +113,8 @@ pub fn bind(
             target.as_ptr(),
             MOVE_MOUNT_F_EMPTY_PATH,
         )
-    })
+    })?;
+    Ok(())
 }
 
 /// A process that does nothing but have a user namespace. It ends when this is

@@ -32,6 +32,7 @@ pub mod process;
 pub mod quota;
 pub mod signal;
 pub mod sockets;
+mod syscall;
 pub mod sysctl;
 pub mod watch;
 pub mod xattr;

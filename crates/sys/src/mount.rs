@@ -2,12 +2,14 @@
 
 use std::ffi::{CStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::syscall::{done, owned};
 
 /// One line of `/proc/self/mountinfo` (see proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,24 +56,12 @@ pub fn detached(fs_type: &CStr) -> io::Result<OwnedFd> {
     const CLOEXEC: libc::c_uint = 1;
     /// `FSCONFIG_CMD_CREATE`.
     const CREATE: libc::c_uint = 6;
-    let owned = |result: libc::c_long| {
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    };
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: the name ends with a zero and lives until the return.
     let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, fs_type.as_ptr(), CLOEXEC) })?;
     let context_fd = context.as_raw_fd();
     // SAFETY: this command takes neither key nor value.
-    let created =
-        unsafe { libc::syscall(libc::SYS_fsconfig, context_fd, CREATE, none, none, 0_i32) };
-    if created < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    done(unsafe { libc::syscall(libc::SYS_fsconfig, context_fd, CREATE, none, none, 0_i32) })?;
     // SAFETY: nothing in it is a pointer.
     owned(unsafe { libc::syscall(libc::SYS_fsmount, context_fd, CLOEXEC, 0_u32) })
 }

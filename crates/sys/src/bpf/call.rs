@@ -5,11 +5,12 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::Instruction;
+use crate::syscall::{done, owned};
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -112,13 +113,7 @@ pub(super) unsafe fn call<T>(command: libc::c_int, attr: &T) -> io::Result<libc:
     // point to is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-pub(super) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    done(result)
 }
 
 pub(super) fn create_map(name: &str, shape: MapShape) -> io::Result<OwnedFd> {

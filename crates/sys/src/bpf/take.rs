@@ -9,8 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::call::{
-    Info, MapShape, NAME_LENGTH, OBJ_GET_INFO_BY_FD, address, call, kernel_name, number, owned,
+    Info, MapShape, NAME_LENGTH, OBJ_GET_INFO_BY_FD, address, call, kernel_name, number,
 };
+use crate::syscall::owned;
 
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const MAP_GET_FD_BY_ID: libc::c_int = 14;
