@@ -29,8 +29,8 @@ pub enum Location {
 
 /// Where another Sampan has the repositories that it keeps for others.
 const REPOSITORIES: &str = "/sampan/repositories/";
-/// The port of a daemon with TLS.
-const DAEMON_PORT: &str = "2376";
+/// The port of a daemon with TLS, behind the host's name.
+const DAEMON_PORT: &str = ":2376";
 
 impl FromStr for Location {
     type Err = BackupError;
@@ -74,8 +74,7 @@ impl FromStr for Location {
             }
             let after_address = host.rsplit(']').next().unwrap_or(host);
             let port = if after_address.contains(':') { "" } else { DAEMON_PORT };
-            let colon = if port.is_empty() { "" } else { ":" };
-            return rest_server(&format!("https://{host}{colon}{port}{REPOSITORIES}{volume}"))
+            return rest_server(&format!("https://{host}{port}{REPOSITORIES}{volume}"))
                 .map_err(wrong);
         }
         if let Some(url) = given.strip_prefix("rest:") {

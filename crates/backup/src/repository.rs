@@ -21,9 +21,6 @@ use crate::{BackupError, Location, S3Keys, Secret};
 /// The library's repository, opened with the secret.
 pub(crate) type Opened = rustic_core::Repository<OpenStatus>;
 
-/// What a repository's directory holds before its configuration is written.
-const LAYOUT: [&str; 5] = ["data", "index", "keys", "locks", "snapshots"];
-
 /// How a repository is reached.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -158,8 +155,7 @@ impl Repository {
         };
         for entry in entries {
             let name = entry.map_err(BackupError::io("list", path))?.file_name();
-            let name = name.to_string_lossy();
-            if !LAYOUT.contains(&&*name) && !name.starts_with(".tmp-") && name != "lost+found" {
+            if store::is_foreign(&name.to_string_lossy()) {
                 return Err(BackupError::Location {
                     given: self.store.location().to_owned(),
                     reason: "the directory is neither a repository nor empty",

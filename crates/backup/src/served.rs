@@ -19,9 +19,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::store::directory::{ABANDONED, TEMPORARY};
-
-/// The directories of files that are named after their content.
-const KINDS: [&str; 5] = ["data", "index", "keys", "locks", "snapshots"];
+use crate::store::{KINDS, is_foreign};
 
 /// The one file that is not.
 const CONFIG: &str = "config";
@@ -81,11 +79,8 @@ impl Served {
     /// `AlreadyExists` when something else is in the directory; those of the
     /// file system.
     pub fn create(&self) -> io::Result<()> {
-        let foreign = |name: &str| {
-            !name.starts_with('.')
-                && !KINDS.contains(&name)
-                && ![CONFIG, "lost+found"].contains(&name)
-        };
+        // There may be a configuration, and the list has the directory itself.
+        let foreign = |name: &str| is_foreign(name) && !name.starts_with('.') && name != CONFIG;
         for entry in Dir::read_from(self.directory([].into_iter(), false)?)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if foreign(&name) {

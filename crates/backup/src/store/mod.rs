@@ -15,6 +15,15 @@ use bytes::Bytes;
 
 use crate::{BackupError, Location, S3Keys};
 
+/// The directories of a repository; their files are named after their content.
+pub(crate) const KINDS: [&str; 5] = ["data", "index", "keys", "locks", "snapshots"];
+
+/// Whether an entry of a directory belongs to no repository that has no
+/// configuration yet.
+pub(crate) fn is_foreign(name: &str) -> bool {
+    !KINDS.contains(&name) && !name.starts_with(directory::TEMPORARY) && name != "lost+found"
+}
+
 /// A file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
