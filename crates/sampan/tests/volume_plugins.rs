@@ -155,7 +155,8 @@ fn a_plugin_that_hangs_holds_up_nobody_else() {
         let begun = Instant::now();
         let said = h.docker(what);
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(limit), "{what} took {took:?}");
+        let limit = Duration::from_secs(limit) * sampan_testkit::busy();
+        assert!(took < limit, "{what} took {took:?}");
         said
     };
     has(&quickly("ps", 5), &["cc"]);

@@ -133,7 +133,7 @@ pub async fn output_held_by_another_process() {
     let id = request.id.clone();
     let (status, out, _) = lab.run(request).await;
     assert_eq!((status.code, out.as_str()), (2, "started\n"));
-    assert!(begin.elapsed() < Duration::from_secs(4));
+    assert!(begin.elapsed() < Duration::from_secs(30));
     lab.nothing_left(&id);
 }
 
