@@ -91,7 +91,16 @@ pub fn bare(engine: &Engine<'_>) -> Result<f64, String> {
 
 /// One stream between two containers of a user's network.
 pub fn neighbours(engine: &Engine<'_>) -> Result<f64, String> {
-    engine.shell("docker network create bench")?;
+    between(engine, "")
+}
+
+/// The same on a network that nothing leaves.
+pub fn internal(engine: &Engine<'_>) -> Result<f64, String> {
+    between(engine, "--internal")
+}
+
+fn between(engine: &Engine<'_>, options: &str) -> Result<f64, String> {
+    engine.shell(&format!("docker network create {options} bench"))?;
     serve_tcp(engine, "--net bench --name server")?;
     let address = engine.shell(
         "docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' server",

@@ -65,11 +65,12 @@ fn options_are_carried_out() {
     h.docker(
         "network create -o com.docker.network.bridge.name=mybr0 -o com.docker.network.driver.mtu=1400 \
          -o com.docker.network.container_iface_prefix=lan -o com.docker.network.bridge.host_binding_ipv4=127.0.0.1 \
-         --label colour=red mine",
+         -o sampan.gso_max_size=131072 --label colour=red mine",
     );
     has(&h.sh("ip -o link show mybr0"), &["mybr0"]);
     h.docker("run -dit --name aa --net mine -p 8099:80 busybox");
     has(&h.docker("exec aa ip -o link show lan0"), &["mtu 1400"]);
+    has(&h.sh("ip -d link show master mybr0"), &["gso_max_size 131072"]);
     has(&h.docker("port aa"), &["127.0.0.1:8099"]);
     let ls = |filter: &str| h.docker(&format!("network ls --format '{{{{.Name}}}}' {filter}"));
     assert_eq!(ls("-f label=colour=red"), "mine");
@@ -137,6 +138,8 @@ fn what_is_refused_leaves_nothing() {
         ("-o com.docker.network.bridge.name=docker0 xx", vec!["docker0", "bridge"]),
         ("-o com.docker.network.driver.mtu=9 xx", vec!["MTU", "9"]),
         ("-o com.docker.network.driver.mtu=70000 xx", vec!["70000"]),
+        ("-o sampan.gso_max_size=192k xx", vec!["sampan.gso_max_size", "192k", "number"]),
+        ("-o sampan.gso_max_size=1000000 xx", vec!["1000000", "65536 to 524280"]),
         (
             "-o com.docker.network.bridge.gateway_mode_ipv4=isolated xx",
             vec!["isolated", "--internal"],

@@ -10,6 +10,9 @@ use crate::{EngineError, Result};
 /// `-o sampan.allow_overlap=true`: a subnet that the host has a route to.
 pub(super) const ALLOW_OVERLAP: &str = "sampan.allow_overlap";
 
+/// `-o sampan.gso_max_size=BYTES`: what containers hand to their links at once.
+const GSO_MAX_SIZE: &str = "sampan.gso_max_size";
+
 /// What is said of a network of any driver.
 const GENERAL: [&str; 3] =
     [ALLOW_OVERLAP, "com.docker.network.enable_ipv4", "com.docker.network.enable_ipv6"];
@@ -69,6 +72,11 @@ fn set(bridge: &mut BridgeConfig, network: &str, key: &str, value: &str) -> Resu
         || value.parse::<Ipv4Addr>().map_err(|_| wrong(network, key, value, "an IPv4 address"));
     let v6 =
         || value.parse::<Ipv6Addr>().map_err(|_| wrong(network, key, value, "an IPv6 address"));
+    let number = || value.parse().map_err(|_| wrong(network, key, value, "a number"));
+    if key == GSO_MAX_SIZE {
+        bridge.gso_max_size = Some(number()?);
+        return Ok(());
+    }
     let Some(name) = key.strip_prefix("com.docker.network.") else {
         return Err(unknown(network, key));
     };
@@ -86,9 +94,7 @@ fn set(bridge: &mut BridgeConfig, network: &str, key: &str, value: &str) -> Resu
         "host_ipv4" => bridge.host_ipv4 = Some(v4()?),
         "host_ipv6" => bridge.host_ipv6 = Some(v6()?),
         "container_iface_prefix" => bridge.interface_prefix = prefix(network, key, value)?,
-        "driver.mtu" => {
-            bridge.mtu = value.parse().map_err(|_| wrong(network, key, value, "a number"))?;
-        }
+        "driver.mtu" => bridge.mtu = number()?,
         _ => return Err(unknown(network, key)),
     }
     Ok(())
@@ -144,14 +150,18 @@ mod tests {
         let net = "10.5.0.0/24".parse().unwrap();
         let mut config =
             BridgeConfig::new("br0", Subnet { net, gateway: "10.5.0.1".parse().unwrap() });
-        let options = [(format!("com.docker.network.{key}"), value.to_owned())].into();
-        bridge(&mut config, "mine", &options).map(|()| config)
+        let key = match key.starts_with("sampan.") {
+            true => key.to_owned(),
+            false => format!("com.docker.network.{key}"),
+        };
+        bridge(&mut config, "mine", &[(key, value.to_owned())].into()).map(|()| config)
     }
 
     #[test]
     fn every_documented_option_is_read() {
         assert_eq!(read("bridge.name", "br7").unwrap().bridge, "br7");
         assert_eq!(read("driver.mtu", "1400").unwrap().mtu, 1400);
+        assert_eq!(read("sampan.gso_max_size", "131072").unwrap().gso_max_size, Some(131_072));
         assert!(!read("bridge.enable_icc", "false").unwrap().icc);
         assert!(!read("bridge.enable_ip_masquerade", "0").unwrap().masquerade);
         assert!(read("bridge.inhibit_ipv4", "1").unwrap().inhibit_ipv4);
@@ -168,6 +178,7 @@ mod tests {
     fn wrong_values_and_unknown_options_are_refused_by_name() {
         for (key, value) in [
             ("driver.mtu", "big"),
+            ("sampan.gso_max_size", "192k"),
             ("bridge.enable_icc", "maybe"),
             ("bridge.gateway_mode_ipv4", "open"),
             ("bridge.gateway_mode_ipv4", "isolated"),

@@ -13,6 +13,7 @@ const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 /// `IN6_ADDR_GEN_MODE_NONE`: no link-local IPv6 address.
 const ADDR_GEN_NONE: u8 = 1;
 
@@ -33,6 +34,10 @@ pub struct Link {
     pub mac: Vec<u8>,
     /// The largest packet in bytes.
     pub mtu: u32,
+    /// The most bytes of IPv4 that are handed over to it at once, to be cut
+    /// into packets on their way. None where the kernel has one size for both
+    /// families (before 6.3).
+    pub gso_ipv4_max_size: Option<u32>,
     /// The number of the bridge that it is a port of.
     pub master: Option<u32>,
     /// The number of its peer in the peer's namespace; 0 when it has none.
@@ -110,6 +115,10 @@ pub struct LinkChange<'a> {
     pub master: Option<u32>,
     /// The largest packet in bytes.
     pub mtu: Option<u32>,
+    /// The most bytes that are handed over to it at once, of either family.
+    /// Above 65,536, IPv4 has to be known to the kernel apart (6.3), and IPv6
+    /// to be larger than its header's field (5.19).
+    pub gso_max_size: Option<u32>,
     /// Hardware address.
     pub mac: Option<[u8; 6]>,
     /// A text for humans and for later recognition.
@@ -223,6 +232,9 @@ pub fn set_link(link: LinkRef<'_>, change: &LinkChange<'_>) -> Request {
     if let Some(mtu) = change.mtu {
         m.u32(libc::IFLA_MTU, mtu);
     }
+    if let Some(size) = change.gso_max_size {
+        m.u32(libc::IFLA_GSO_MAX_SIZE, size).u32(IFLA_GSO_IPV4_MAX_SIZE, size);
+    }
     if let Some(mac) = change.mac {
         m.raw(libc::IFLA_ADDRESS, &mac);
     }
@@ -314,6 +326,7 @@ pub(super) fn parse(body: &[u8]) -> Option<Link> {
         up: u32_ne(&header[8..12]) & libc::IFF_UP as u32 != 0,
         mac: Vec::new(),
         mtu: 0,
+        gso_ipv4_max_size: None,
         master: None,
         peer: 0,
         group: 0,
@@ -325,6 +338,7 @@ pub(super) fn parse(body: &[u8]) -> Option<Link> {
             libc::IFLA_IFALIAS => link.alias = text(value),
             libc::IFLA_ADDRESS => link.mac = value.to_vec(),
             libc::IFLA_MTU => link.mtu = u32_ne(value),
+            IFLA_GSO_IPV4_MAX_SIZE => link.gso_ipv4_max_size = Some(u32_ne(value)),
             libc::IFLA_MASTER => link.master = Some(u32_ne(value)),
             libc::IFLA_LINK => link.peer = u32_ne(value),
             libc::IFLA_GROUP => link.group = u32_ne(value),

@@ -12,6 +12,7 @@ use sampan_sys::sysctl;
 
 use super::mark::link_names;
 use super::neighbours::introduce;
+use super::segments::{has_size, set_size};
 use super::usable::await_ipv6;
 use super::{Bridge, Mark};
 use crate::config::{Attachment, BridgeConfig, DriverConfig};
@@ -330,7 +331,12 @@ fn activate(
     // first port.
     let mut inner = plan.request.namespace.route();
     let inside = inner.link(interface)?;
-    kernel.route.link(link)?;
+    let outside = kernel.route.link(link)?;
+    for (route, link) in [(&mut *inner, &inside), (&mut kernel.route, &outside)] {
+        if let Some(link) = link.as_ref().filter(|l| !has_size(l, plan.config)) {
+            set_size(route, link, plan.config);
+        }
+    }
     let bridge_link = kernel.route.link(&plan.config.bridge)?;
     // The gateway is known, before the kernel has begun to listen to questions
     // for an IPv6 address, which it does a moment after it was given.
@@ -397,6 +403,7 @@ fn complete_inside(plan: &Plan<'_>, inside: &Link) -> Result<bool, NetError> {
     let mut route = plan.request.namespace.route();
     let mac = plan.request.endpoint.mac.map(|m| m.0).filter(|m| inside.mac != *m);
     let mtu = (inside.mtu != plan.config.mtu).then_some(plan.config.mtu);
+    missing |= !has_size(inside, plan.config);
     if mac.is_some() || mtu.is_some() {
         let change = LinkChange { mac, mtu, ..LinkChange::default() };
         let change = set_link(LinkRef::Index(inside.index), &change);
@@ -422,8 +429,8 @@ fn complete_outside(
     bridge: u32,
 ) -> Result<bool, NetError> {
     let (name, mtu) = (&found.host_interface, plan.config.mtu);
-    let mut missing = false;
     let outside = kernel.route.link(name).map_err(plan.failed())?;
+    let mut missing = outside.as_ref().is_some_and(|l| !has_size(l, plan.config));
     if outside.is_some_and(|l| l.mtu != mtu) {
         let change = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
         kernel.route.run(vec![set_link(LinkRef::Name(name), &change)]).map_err(plan.failed())?;

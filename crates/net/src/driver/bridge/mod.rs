@@ -24,6 +24,7 @@ mod endpoint;
 mod mark;
 mod neighbours;
 mod network;
+mod segments;
 mod usable;
 
 use sampan_types::NetworkId;

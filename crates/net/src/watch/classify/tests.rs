@@ -72,6 +72,7 @@ fn link(name: &str, kind: &str, alias: &str) -> Link {
         up: true,
         mac: vec![2, 0, 0, 0, 0, 1],
         mtu: 1500,
+        gso_ipv4_max_size: None,
         master: None,
         peer: 0,
         group: 0,
