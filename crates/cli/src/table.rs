@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use crate::template::{Missing, Template, TemplateError};
+use crate::template::{Missing, Template, TemplateError, go_json};
 
 /// The narrowest column of a listing.
 const LEAST_WIDTH: usize = 10;
@@ -37,7 +37,7 @@ impl Table {
         match format.trim() {
             "" | "table" => Ok(self.default_form()),
             "json" => {
-                Ok(self.rows.iter().map(|row| json_line(&Value::from(row.clone()))).collect())
+                Ok(self.rows.iter().map(|row| go_json(&Value::from(row.clone())) + "\n").collect())
             }
             template => match template.strip_prefix("table ") {
                 Some(template) => self.with_headings(template),
@@ -82,13 +82,6 @@ impl Table {
     }
 }
 
-/// A row as Go writes JSON: three characters that mean something to a browser
-/// are escaped.
-fn json_line(row: &Value) -> String {
-    let text = row.to_string();
-    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026") + "\n"
-}
-
 /// docker's heading of a field that is in no default form.
 fn heading(field: &str) -> String {
     let known = [
@@ -107,7 +100,7 @@ fn heading(field: &str) -> String {
 }
 
 /// The shell hands `\t` and `\n` on as two characters.
-fn unescape(template: &str) -> String {
+pub fn unescape(template: &str) -> String {
     template.replace("\\t", "\t").replace("\\n", "\n")
 }
 

@@ -65,6 +65,10 @@ fn looking_is_the_same_as_dockers() {
     h.docker("run -d --name web -p 8080:80 -p 81:81 --label a=b,c --label x=y busybox sleep 1000");
     h.run("docker run --name done busybox sh -c 'echo out; echo err >&2; exit 3'");
     h.docker("volume create --label k=v data");
+    h.docker("run -d --name filled -v filled:/data -v /tmp:/host busybox sleep 1000");
+    h.docker("exec filled sh -c 'seq 1000 >/data/f'");
+    h.docker("tag busybox other/name:1");
+    h.docker("commit done");
     for args in [
         "ps",
         "ps -a",
@@ -108,7 +112,18 @@ fn looking_is_the_same_as_dockers() {
         "volume ls -q -f label=k",
         "volume ls --format json",
         "system df",
+        "system df --format '{{json .}}'",
         "system df -v",
+        "system df -v --format json",
+        "system df -v --format '{{json .}}'",
+        "system df -v --format '{{json .Volumes}}'",
+        "system df -v --format '{{range .Volumes}}{{.Name}} {{.Size}} {{.Links}}\\n{{end}}'",
+        r#"system df -v --format '{{range .Volumes}}{{.Label "k"}} {{.Labels}} {{.Mountpoint}} {{.Status}};{{end}}'"#,
+        "system df -v --format '{{range .Images}}{{json .}} {{.SharedSize}} {{.UniqueSize}} {{.Digest}}|{{end}}'",
+        "system df -v --format '{{range $i, $c := .Containers}}{{$i}} {{$c.ID}} {{.Image}} {{.Command}} {{.Size}} {{.Platform}}|{{end}}'",
+        "system df -v --format 'table {{range .Containers}}{{.ID}} {{.Mounts}} {{.LocalVolumes}} {{.Networks}} {{.Ports}}|{{end}}'",
+        "system df -v --format '{{len .BuildCache}}{{range .BuildCache}}{{.ID}}{{end}}'",
+        "ps -a --format '{{json .}} {{.Platform}} {{json .Ports}}'",
         "wait done",
         "events --since 10m --until 0s",
         "version -f '{{.Server.Version}}'",

@@ -51,7 +51,9 @@ impl Scope<'_> {
             Node::Print(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
                 self.check_present(pipeline, dot, &value)?;
-                self.out.push_str(&show(&value));
+                // Nothing in a row is a pointer to nothing in Go.
+                let is_nil = value.is_null() && self.missing == Missing::Error;
+                self.out.push_str(&if is_nil { "<nil>".to_owned() } else { show(&value) });
             }
             Node::Assign(name, pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
@@ -139,7 +141,14 @@ impl Scope<'_> {
                 let mut values =
                     arguments.iter().map(|t| self.term(t, dot)).collect::<Result<Vec<_>, _>>()?;
                 values.extend(piped);
-                call(name, &values)
+                match (name.as_str(), values.as_slice()) {
+                    ("json", [rows @ (Value::Object(_) | Value::Array(_))])
+                        if self.missing == Missing::Error =>
+                    {
+                        Ok(Value::from(super::go_json(rows)))
+                    }
+                    _ => call(name, &values),
+                }
             }
             Some((term, [])) if piped.is_none() => self.term(term, dot),
             // The one method that rows have: `.Label "key"`.

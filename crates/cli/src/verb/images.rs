@@ -110,7 +110,8 @@ fn rows(image: &Value, is_short: bool, with_digests: bool) -> Vec<Map<String, Va
     names.into_iter().map(|(r, t, d)| row(image, r, t, d, is_short)).collect()
 }
 
-fn row(
+/// A row of the list, with every field that templates may name.
+pub fn row(
     image: &Value,
     repository: String,
     tag: String,
@@ -124,7 +125,7 @@ fn row(
         _ => "N/A".to_owned(),
     };
     let shared = image["SharedSize"].as_f64().filter(|n| *n >= 0.0);
-    let own = shared.map(|s| decimal_size(image["Size"].as_f64().unwrap_or_default() - s));
+    let own = shared.map(|s| exact_size(image["Size"].as_f64().unwrap_or_default() - s));
     let id = text(&image["Id"]);
     let row = json!({
         "Repository": repository,
@@ -136,7 +137,7 @@ fn row(
         "Size": size,
         "VirtualSize": exact_size(image["Size"].as_f64().unwrap_or_default()),
         "Containers": count("Containers"),
-        "SharedSize": shared.map_or_else(|| "N/A".to_owned(), decimal_size),
+        "SharedSize": shared.map_or_else(|| "N/A".to_owned(), exact_size),
         "UniqueSize": own.unwrap_or_else(|| "N/A".to_owned()),
     });
     match row {

@@ -60,7 +60,7 @@ impl Ps {
         let query = Query::new()
             .flag("all", self.all || limit.is_some())
             .opt("limit", limit)
-            .flag("size", self.size || format.contains(".Size"))
+            .flag("size", self.size || names_size(&format))
             .filters(&self.filter);
         let client = app.client().await?;
         let list = client.get("/containers/json", &query).await?;
@@ -77,11 +77,19 @@ impl Ps {
     }
 }
 
+/// Whether a template needs sizes, which take the daemon a look at every file:
+/// it names the field, or prints whole rows.
+fn names_size(format: &str) -> bool {
+    let whole = format.split("json .").skip(1).any(|rest| rest.starts_with(['}', ' ', '|']));
+    whole || format.contains(".Size")
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn row(container: &Value, is_short: bool) -> Map<String, Value> {
+/// A row of the list, with every field that templates may name.
+pub fn row(container: &Value, is_short: bool) -> Map<String, Value> {
     let created = container["Created"].as_i64().unwrap_or_default();
     let id = text(&container["Id"]);
     let command = text(&container["Command"]);
@@ -251,6 +259,16 @@ mod tests {
             "0.0.0.0:80-81->80-81/tcp"
         );
         assert_eq!(ports(&[exposed(80), exposed(81), exposed(443)]), "80-81/tcp, 443/tcp");
+    }
+
+    #[test]
+    fn sizes_are_asked_for_when_they_are_shown() {
+        for format in ["{{.Size}}", "{{json .}}", "table {{.ID}}\\t{{.Size}}", "{{ json . }}"] {
+            assert!(names_size(format), "{format}");
+        }
+        for format in ["", "json", "{{.ID}}", "{{json .Labels}}"] {
+            assert!(!names_size(format), "{format}");
+        }
     }
 
     #[test]

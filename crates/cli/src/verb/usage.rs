@@ -1,12 +1,14 @@
 //! What `system df` counts.
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::ps::labels;
 use super::system::Total;
+use super::{images, ps, volume};
 use crate::reference::Reference;
-use crate::table::{Column, Table};
+use crate::table::{Column, Table, unescape};
+use crate::template::{Missing, Template, go_json};
 use crate::units::{decimal_size, exact_size};
 use crate::{out, time};
 
@@ -85,81 +87,127 @@ fn build_cache(usage: &Value) -> Total {
     }
 }
 
-/// Every object, in a table a kind.
+/// Every object, in a table a kind, or as the template says.
 ///
 /// # Errors
 /// When the template is wrong.
 pub fn verbose(usage: &Value, format: Option<&str>) -> Result<String> {
-    match format {
-        None | Some("" | "table") => {}
-        Some("json") => return Ok(format!("{usage}\n")),
-        Some(template) => {
-            let parsed =
-                crate::template::Template::parse(template, crate::template::Missing::NoValue)?;
-            return Ok(parsed.render(usage)? + "\n");
+    let format = format.unwrap_or_default().trim();
+    let template = format.strip_prefix("table ");
+    let objects = Objects::of(usage, matches!(format, "" | "table") || template.is_some());
+    match template.unwrap_or(format) {
+        "" | "table" => objects.tables(build_cache(usage).size),
+        // An object has no order here, and docker's is this one.
+        "json" | "{{json .}}" => Ok(objects.json()),
+        template => {
+            let parsed = Template::parse(&unescape(template), Missing::Error)?;
+            Ok(parsed.render(&objects.value())?)
         }
     }
-    let table = |columns: &[(&'static str, &'static str)], rows: Vec<Value>| {
-        let columns = columns.iter().map(|(field, heading)| Column { field, heading }).collect();
-        let rows = rows
-            .into_iter()
-            .map(|row| match row {
-                Value::Object(map) => map,
-                _ => Map::new(),
-            })
-            .collect();
-        Table { columns, rows }.render("")
-    };
-    let images = table(
-        &[
-            ("Repository", "REPOSITORY"),
-            ("Tag", "TAG"),
-            ("ID", "IMAGE ID"),
-            ("Created", "CREATED"),
-            ("Size", "SIZE"),
-            ("Shared", "SHARED SIZE"),
-            ("Unique", "UNIQUE SIZE"),
-            ("Containers", "CONTAINERS"),
-        ],
-        list(usage, "Images").iter().map(image_row).collect(),
-    )?;
-    let containers = table(
-        &[
-            ("ID", "CONTAINER ID"),
-            ("Image", "IMAGE"),
-            ("Command", "COMMAND"),
-            ("Volumes", "LOCAL VOLUMES"),
-            ("Size", "SIZE"),
-            ("Created", "CREATED"),
-            ("Status", "STATUS"),
-            ("Names", "NAMES"),
-        ],
-        list(usage, "Containers").iter().map(container_row).collect(),
-    )?;
-    let volumes = table(
-        &[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")],
-        list(usage, "Volumes").iter().map(volume_row).collect(),
-    )?;
-    let cache = table(
-        &[
-            ("ID", "CACHE ID"),
-            ("Type", "CACHE TYPE"),
-            ("Size", "SIZE"),
-            ("Created", "CREATED"),
-            ("Used", "LAST USED"),
-            ("Count", "USAGE"),
-            ("Shared", "SHARED"),
-        ],
-        list(usage, "BuildCache").iter().map(cache_row).collect(),
-    )?;
-    Ok(format!(
-        "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\n\
-         Local Volumes space usage:\n\n{volumes}\nBuild cache usage: {}\n\n{cache}",
-        exact_size(build_cache(usage).size)
-    ))
 }
 
-fn image_row(image: &Value) -> Value {
+type Row = Map<String, Value>;
+
+/// The rows that templates range over, with the fields that the lists of
+/// those objects have.
+struct Objects {
+    images: Vec<Row>,
+    containers: Vec<Row>,
+    volumes: Vec<Row>,
+    build_cache: Vec<Row>,
+}
+
+impl Objects {
+    fn of(usage: &Value, is_short: bool) -> Self {
+        let mut cache: Vec<&Value> = list(usage, "BuildCache").iter().collect();
+        let used = |c: &Value| c["LastUsedAt"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
+        cache.sort_by_cached_key(|c| (used(c), c["ID"].as_str().map(str::to_owned)));
+        Self {
+            images: list(usage, "Images").iter().map(|i| image_row(i, is_short)).collect(),
+            containers: list(usage, "Containers").iter().map(|c| own_size(c, is_short)).collect(),
+            volumes: list(usage, "Volumes").iter().map(volume::row).collect(),
+            build_cache: cache.into_iter().map(|c| cache_row(c, is_short)).collect(),
+        }
+    }
+
+    /// docker's names of the lists, in its order.
+    fn named(&self) -> [(&'static str, &[Row]); 4] {
+        [
+            ("Images", &self.images),
+            ("Containers", &self.containers),
+            ("Volumes", &self.volumes),
+            ("BuildCache", &self.build_cache),
+        ]
+    }
+
+    fn value(&self) -> Value {
+        let lists = self.named().map(|(name, rows)| (name.to_owned(), Value::from(rows.to_vec())));
+        Value::Object(lists.into_iter().collect())
+    }
+
+    fn json(&self) -> String {
+        let lists = self
+            .named()
+            .map(|(name, rows)| format!("\"{name}\":{}", go_json(&Value::from(rows.to_vec()))));
+        format!("{{{}}}", lists.join(","))
+    }
+
+    fn tables(self, cache_size: f64) -> Result<String> {
+        let images = table(
+            &[
+                ("Repository", "REPOSITORY"),
+                ("Tag", "TAG"),
+                ("ID", "IMAGE ID"),
+                ("CreatedSince", "CREATED"),
+                ("Size", "SIZE"),
+                ("SharedSize", "SHARED SIZE"),
+                ("UniqueSize", "UNIQUE SIZE"),
+                ("Containers", "CONTAINERS"),
+            ],
+            self.images,
+        )?;
+        let containers = table(
+            &[
+                ("ID", "CONTAINER ID"),
+                ("Image", "IMAGE"),
+                ("Command", "COMMAND"),
+                ("LocalVolumes", "LOCAL VOLUMES"),
+                ("Size", "SIZE"),
+                ("RunningFor", "CREATED"),
+                ("Status", "STATUS"),
+                ("Names", "NAMES"),
+            ],
+            self.containers,
+        )?;
+        let volumes =
+            table(&[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")], self.volumes)?;
+        let cache = table(
+            &[
+                ("ID", "CACHE ID"),
+                ("CacheType", "CACHE TYPE"),
+                ("Size", "SIZE"),
+                ("CreatedSince", "CREATED"),
+                ("LastUsedSince", "LAST USED"),
+                ("UsageCount", "USAGE"),
+                ("Shared", "SHARED"),
+            ],
+            self.build_cache,
+        )?;
+        Ok(format!(
+            "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\n\
+             Local Volumes space usage:\n\n{volumes}\nBuild cache usage: {}\n\n{cache}",
+            exact_size(cache_size)
+        ))
+    }
+}
+
+fn table(columns: &[(&'static str, &'static str)], rows: Vec<Row>) -> Result<String> {
+    let columns = columns.iter().map(|(field, heading)| Column { field, heading }).collect();
+    Ok(Table { columns, rows }.render("")?)
+}
+
+/// An image once, by the first of its names.
+fn image_row(image: &Value, is_short: bool) -> Row {
     let tag = image["RepoTags"][0].as_str().unwrap_or("<none>:<none>");
     let (repository, tag) = if tag.starts_with('<') {
         ("<none>".to_owned(), "<none>".to_owned())
@@ -167,58 +215,44 @@ fn image_row(image: &Value) -> Value {
         let reference = Reference::parse(tag);
         (reference.familiar_name(), reference.tag)
     };
-    let (size, shared) = (bytes(&image["Size"]), bytes(&image["SharedSize"]));
-    json!({
-        "Repository": repository,
-        "Tag": tag,
-        "ID": out::short_id(image["Id"].as_str().unwrap_or_default()),
-        "Created": time::since(image["Created"].as_i64().unwrap_or_default()),
-        "Size": decimal_size(size),
-        "Shared": exact_size(shared),
-        "Unique": exact_size(size - shared),
-        "Containers": image["Containers"].to_string(),
-    })
+    images::row(image, repository, tag, String::new(), is_short)
 }
 
-fn container_row(container: &Value) -> Value {
-    let word = |key: &str| container[key].as_str().unwrap_or_default().to_owned();
-    let mounts = container["Mounts"].as_array().into_iter().flatten();
-    let name = container["Names"][0].as_str().unwrap_or_default().trim_start_matches('/');
-    json!({
-        "ID": out::short_id(&word("Id")),
-        "Image": word("Image"),
-        "Command": format!("\"{}\"", out::ellipsis(&word("Command"), 20)),
-        "Volumes": mounts.filter(|m| m["Type"] == "volume").count().to_string(),
-        "Size": decimal_size(bytes(&container["SizeRw"])),
-        "Created": time::since(container["Created"].as_i64().unwrap_or_default()),
-        "Status": word("Status"),
-        "Names": name,
-        "Labels": labels(&container["Labels"]),
-    })
+/// A container with what it has written alone: the image is counted above.
+fn own_size(container: &Value, is_short: bool) -> Row {
+    let mut container = container.clone();
+    container["SizeRootFs"] = Value::from(0);
+    ps::row(&container, is_short)
 }
 
-fn cache_row(cache: &Value) -> Value {
+fn cache_row(cache: &Value, is_short: bool) -> Row {
     let since = |key: &str| {
         let time = cache[key].as_str().and_then(time::unix);
         time.map_or_else(String::new, time::since)
     };
-    json!({
-        "ID": out::ellipsis(cache["ID"].as_str().unwrap_or_default(), 12),
-        "Type": cache["Type"],
+    let at = |key: &str| cache[key].as_str().map_or_else(String::new, time::go_style_of);
+    let short = |id: &str| if is_short { out::short_id(id).to_owned() } else { id.to_owned() };
+    let id = short(cache["ID"].as_str().unwrap_or_default());
+    let parents = cache["Parents"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let parents = parents.collect::<Vec<_>>().join(", ");
+    let row = json!({
+        "ID": if cache["InUse"] == true { id + "*" } else { id },
+        "Parent": short(&parents),
+        "CacheType": cache["Type"],
+        "Description": cache["Description"],
         "Size": decimal_size(bytes(&cache["Size"])),
-        "Created": since("CreatedAt"),
-        "Used": since("LastUsedAt"),
-        "Count": cache["UsageCount"].to_string(),
+        "CreatedAt": at("CreatedAt"),
+        "CreatedSince": since("CreatedAt"),
+        "LastUsedAt": at("LastUsedAt"),
+        "LastUsedSince": since("LastUsedAt"),
+        "UsageCount": cache["UsageCount"].to_string(),
+        "InUse": (cache["InUse"] == true).to_string(),
         "Shared": (cache["Shared"] == true).to_string(),
-    })
-}
-
-fn volume_row(volume: &Value) -> Value {
-    json!({
-        "Name": volume["Name"],
-        "Links": volume["UsageData"]["RefCount"].to_string(),
-        "Size": exact_size(bytes(&volume["UsageData"]["Size"])),
-    })
+    });
+    match row {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
 }
 
 #[cfg(test)]
@@ -243,5 +277,34 @@ mod tests {
             [(2, 1, 100.0, 40.0), (2, 1, 12.0, 7.0), (1, 0, 3.0, 3.0), (0, 0, 0.0, 0.0)]
         );
         assert!(verbose(&usage, None).unwrap().contains("VOLUME NAME"));
+    }
+
+    #[test]
+    fn templates_see_the_rows_of_lists() {
+        let cache = |id: &str, used: Value| json!({"ID": id, "Type": "regular", "InUse": true, "Size": 2000, "LastUsedAt": used});
+        let usage = json!({
+            "Images": [{"Id": "sha256:0123456789abcdef", "RepoTags": ["docker.io/library/a:b"],
+                "Size": 60_000, "SharedSize": 0, "Containers": 1}],
+            "Containers": [{"Names": ["/web"], "SizeRw": 5, "SizeRootFs": 60_000}],
+            "Volumes": [{"Name": "v", "Labels": {"k": "<>"}, "UsageData": {"RefCount": 2, "Size": 1500}}],
+            "BuildCache": [cache("new", json!("2025-01-02T00:00:00Z")), cache("old", Value::Null)],
+        });
+        for (template, want) in [
+            ("{{range .Volumes}}{{.Name}} {{.Size}} {{.Links}}{{end}}", "v 1.5kB 2"),
+            (r#"{{range .Volumes}}{{.Label "k"}}{{end}}"#, "<>"),
+            ("{{range .Containers}}{{.Names}} {{.Size}} {{.Platform}}{{end}}", "web 5B <nil>"),
+            ("{{range .Images}}{{.ID}} {{.Repository}}\\n{{end}}", "sha256:0123456789abcdef a\n"),
+            ("table {{range .Images}}{{.ID}} {{.UniqueSize}}{{end}}", "0123456789ab 60kB"),
+            ("{{range .BuildCache}}{{.ID}} {{end}}", "old* new* "),
+            ("{{len .BuildCache}}", "2"),
+        ] {
+            assert_eq!(verbose(&usage, Some(template)).unwrap(), want, "{template}");
+        }
+        let text = verbose(&usage, Some("json")).unwrap();
+        assert!(text.starts_with(r#"{"Images":[{"Containers":"1","#), "{text}");
+        assert!(text.contains(r#""Labels":"k=\u003c\u003e""#), "{text}");
+        for wrong in ["{{.LayersSize}}", "{{range .Volumes}}{{.UsageData}}{{end}}"] {
+            assert!(verbose(&usage, Some(wrong)).is_err(), "{wrong}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::failure::{Failures, is_not_found};
 use crate::out;
 use crate::query::{Query, name, parse_filter};
 use crate::table::{Column, Table};
-use crate::units::decimal_size;
+use crate::units::{decimal_size, exact_size};
 
 /// Manage volumes
 #[derive(Debug, Subcommand)]
@@ -139,7 +139,11 @@ impl List {
     }
 }
 
-fn row(volume: &Value) -> Map<String, Value> {
+/// A row of the list, with every field that templates may name. Who refers to
+/// it and how big it is only `system df` tells.
+pub fn row(volume: &Value) -> Map<String, Value> {
+    let usage = &volume["UsageData"];
+    let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "N/A".to_owned());
     let row = json!({
         "Name": volume["Name"],
         "Driver": volume["Driver"],
@@ -148,8 +152,8 @@ fn row(volume: &Value) -> Map<String, Value> {
         "Labels": labels(&volume["Labels"]),
         "Availability": "N/A",
         "Group": "N/A",
-        "Links": "N/A",
-        "Size": "N/A",
+        "Links": or_unknown(usage["RefCount"].as_i64().map(|n| n.to_string())),
+        "Size": or_unknown(usage["Size"].as_f64().map(exact_size)),
         "Status": "N/A",
     });
     match row {
