@@ -364,6 +364,41 @@ async fn an_images_content_comes_into_every_kind_of_volume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_operation_asks_once_for_a_secret() {
+    for (kind, root) in Root::all("asking for a secret") {
+        let asked = root.path().join("asked");
+        let command = format!("sh -c 'echo x >>{}; echo secret'", asked.display());
+        let secret = [("encrypted", "true"), ("passphrase-command", &*command), ("size", "40m")];
+        // How often it was since the last time.
+        let times = || {
+            let count = fs::read_to_string(&asked).unwrap_or_default().lines().count();
+            let _ = fs::remove_file(&asked);
+            count
+        };
+        // With a size: an image here. Without, ext4 encrypts by itself.
+        for options in [&secret[..], &secret[..2]] {
+            let volumes = root.open().await;
+            volumes.create(spec("vault", options)).await.unwrap();
+            assert_eq!(times(), 1, "{kind}: create");
+            let data = volumes.mount("vault", "c1").await.unwrap();
+            fs::write(data.join("f"), b"kept").unwrap();
+            assert_eq!(times(), 1, "{kind}: mount");
+            let (watch, spec) = (Watch::default(), CloneSpec::default());
+            volumes.clone_volume("vault", None, "copy", &spec, &watch).await.unwrap();
+            assert_eq!(times(), 1, "{kind}: clone");
+            let copied = volumes.mount("copy", "c2").await.unwrap();
+            assert_eq!(fs::read(copied.join("f")).unwrap(), b"kept", "{kind}");
+            for (name, user) in [("vault", "c1"), ("copy", "c2")] {
+                volumes.unmount(name, user).await.unwrap();
+                volumes.remove(name).await.unwrap();
+            }
+            times();
+        }
+        root.is_clean();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clones_and_snapshots_are_of_the_same_kind_with_keys_of_their_own() {
     for (kind, root) in Root::all("clones and snapshots") {
         let volumes = root.open().await;

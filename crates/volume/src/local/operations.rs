@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use sampan_types::{Timestamp, VolumeName};
 use serde_json::{Map, Value};
 
 use super::record::{self, DATA, GONE, NEW};
-use super::storage::{Content, Storage, Wish};
+use super::storage::{Fresh, Storage, Wish};
 use super::{DRIVER, Entry, Inner, State};
 use crate::fault::fault;
 use crate::{Volume, VolumeError, VolumeSpec, copy};
@@ -34,20 +35,20 @@ impl Entry {
         file::remove_file(&mark).map_err(VolumeError::io("remove", mark))
     }
 
-    /// Copies what the image has at `inside` into the reachable content.
-    fn copy_in(&self, rootfs: &Path, inside: &Path) -> Result<(), VolumeError> {
+    /// Copies the image's directory `source`, which errors call `shown`, into
+    /// the reachable content, when that is empty.
+    fn copy_in(&self, source: &OwnedFd, shown: &Path) -> Result<(), VolumeError> {
         let target = &self.volume.mountpoint;
-        if !self.content.is_ours() {
-            return copy::copy_up(rootfs, inside, target);
-        }
         if !copy::is_empty(target)? {
             return Ok(());
         }
-        let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
+        if !self.content.is_ours() {
+            return copy::copy_from(source, shown, target);
+        }
         let mark = self.mark();
         file::write_atomic(&mark, b"", 0o600).map_err(VolumeError::io("write", &mark))?;
         fault!("volume-copy-up:after-mark");
-        let copied = copy::copy_from(&source, inside, target)
+        let copied = copy::copy_from(source, shown, target)
             .and_then(|()| self.content.give_owner(self.dir()));
         fault!("volume-copy-up:after-content");
         if copied.is_err() {
@@ -75,8 +76,8 @@ impl Entry {
 
 impl Inner {
     /// Decides what the content of a volume lies in that is about to be made.
-    pub(super) fn decide(&self, name: &VolumeName, wish: Wish) -> Result<Content, VolumeError> {
-        Content::decide(name, &self.root, wish, &self.projects)
+    pub(super) fn decide(&self, name: &VolumeName, wish: Wish) -> Result<Fresh, VolumeError> {
+        Fresh::decide(name, &self.root, wish, &self.projects)
     }
 
     /// Makes a volume under a name that is not one and gives it its name last.
@@ -97,15 +98,15 @@ impl Inner {
             .and_then(|()| content.make(&new))
             .and_then(|()| record::write(&new, &volume, &content));
         fault!("volume-create:after-content");
-        let unused = content.clone();
         let named = made.and_then(|()| {
             let mut entries = self.entries();
             if let Some(existing) = entries.get(&volume.name) {
                 return Ok(Some(existing.volume.clone()));
             }
             fs::rename(&new, &dir).map_err(VolumeError::io("create", &dir))?;
-            let entry = Entry { volume: volume.clone(), content, state: Arc::default() };
-            entries.insert(volume.name.clone(), entry);
+            let (volume, content) = (volume.clone(), content.clone());
+            let entry = Entry { volume, content, state: Arc::default() };
+            entries.insert(entry.volume.name.clone(), entry);
             Ok(None)
         });
         match named {
@@ -116,7 +117,7 @@ impl Inner {
             }
             other => {
                 record::clear_away(&new);
-                unused.give_back(&self.projects);
+                content.give_back(&self.projects);
                 other.map(|existing| existing.unwrap_or(volume))
             }
         }
@@ -167,32 +168,34 @@ impl Inner {
     ) -> Result<(), VolumeError> {
         let is_plain = matches!(entry.content.storage, Storage::Directory { .. })
             && !entry.content.needs_mount();
-        if copy::open_inside(rootfs, inside)?.is_none() {
-            // Mounting can be slow, and the container is not started yet.
-            return Ok(());
-        }
+        // Mounting can be slow, and the container is not started yet.
+        let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
         entry.ensure_mounted()?;
         if is_plain && state.users.is_empty() {
-            return self.copy_beside(entry, rootfs, inside);
+            return self.copy_beside(entry, &source, inside);
         }
-        let copied = entry.copy_in(rootfs, inside);
+        let copied = entry.copy_in(&source, inside);
         if state.users.is_empty() && entry.content.needs_mount() {
             return copied.and(entry.ensure_unmounted());
         }
         copied
     }
 
-    fn copy_beside(&self, entry: &Entry, rootfs: &Path, inside: &Path) -> Result<(), VolumeError> {
+    fn copy_beside(
+        &self,
+        entry: &Entry,
+        source: &OwnedFd,
+        shown: &Path,
+    ) -> Result<(), VolumeError> {
         let target = &entry.volume.mountpoint;
         if !copy::is_empty(target)? {
             return Ok(());
         }
-        let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
         let beside = self.temporary(NEW)?;
         make_dir(&beside, 0o700)?;
-        let copied = entry.content.make(&beside).and_then(|()| {
+        let copied = Fresh::from(entry.content.clone()).make(&beside).and_then(|()| {
             let data = beside.join(DATA);
-            copy::copy_from(&source, inside, &data)?;
+            copy::copy_from(source, shown, &data)?;
             entry.content.give_owner(&beside)?;
             fault!("volume-copy-up:after-content");
             fs::rename(&data, target).map_err(VolumeError::io("fill", target))

@@ -9,7 +9,7 @@ use sampan_types::SnapshotName;
 
 use super::super::operations::make_dir;
 use super::super::record::{self, DATA, NEW};
-use super::super::storage::{Content, Wish};
+use super::super::storage::{Fresh, Wish};
 use super::super::{Entry, Inner, State};
 use super::{fill, snapshot};
 use crate::fault::fault;
@@ -54,7 +54,7 @@ impl Inner {
         fault!("volume-restore:after-exchange");
         let done = record::write(entry.dir(), &entry.volume, &content).and_then(|()| {
             if let Some(kept) = self.entries().get_mut(&entry.volume.name) {
-                kept.content = content;
+                kept.content = content.clone();
             }
             file::sync_dir(&self.root).map_err(VolumeError::io("synchronise", &self.root))
         });
@@ -65,7 +65,7 @@ impl Inner {
     }
 
     /// Content for the same volume beside what it has.
-    pub(super) fn like(&self, entry: &Entry) -> Result<Content, VolumeError> {
+    pub(super) fn like(&self, entry: &Entry) -> Result<Fresh, VolumeError> {
         let name = &entry.volume.name;
         let wish = Wish::new(name, &entry.volume.options)?;
         let decided = self.decide(name, Wish { size: entry.content.limit, ..wish })?;
@@ -73,7 +73,7 @@ impl Inner {
         if discriminant(&decided.storage) == discriminant(&entry.content.storage) {
             return Ok(decided);
         }
-        Ok(entry.content.clone())
+        Ok(entry.content.clone().into())
     }
 }
 

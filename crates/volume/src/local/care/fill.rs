@@ -10,7 +10,7 @@ use sampan_sys::file;
 
 use super::super::Entry;
 use super::super::record;
-use super::super::storage::Content;
+use super::super::storage::{Content, Fresh};
 use crate::{Volume, VolumeError, Watch};
 
 /// Where content comes from: a volume or one of its snapshots.
@@ -34,7 +34,7 @@ impl Source {
 /// Makes the content `to` in `dir`, which is empty, with what `source` holds.
 pub(super) fn fill(
     source: &Source,
-    to: &Content,
+    to: &Fresh,
     dir: &Path,
     watch: &Watch,
 ) -> Result<(), VolumeError> {

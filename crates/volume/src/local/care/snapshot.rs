@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::operations::make_dir;
 use super::super::record::{self, GONE, NEW};
-use super::super::storage::Storage;
+use super::super::storage::{Fresh, Storage};
 use super::super::{Entry, Inner, State};
 use super::fill::{self, Source};
 use super::is_reader_of;
@@ -64,7 +64,7 @@ impl Inner {
         }
         let new = self.temporary_in(&root, NEW)?;
         let source = Source::volume(entry);
-        let content = entry.content.of_snapshot();
+        let content = Fresh::from(entry.content.of_snapshot());
         let record = Record { version: VERSION, created: Timestamp::now(), labels };
         make_dir(&new, 0o700)?;
         let made = fill::fill(&source, &content, &new, watch)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sampan_sys::{file, fsattr};
 
-use super::{Content, Storage, image, subvolume};
+use super::{Content, Fresh, Storage, image, subvolume};
 use crate::{VolumeError, Watch, copy};
 
 impl Content {
@@ -15,7 +15,7 @@ impl Content {
     pub(crate) fn clone_content(
         &self,
         from_dir: &Path,
-        to: &Self,
+        to: &Fresh,
         to_dir: &Path,
         watch: &Watch,
     ) -> Result<(), VolumeError> {
@@ -69,7 +69,7 @@ impl Content {
     fn copy_files(
         &self,
         from_dir: &Path,
-        to: &Self,
+        to: &Fresh,
         to_dir: &Path,
         watch: &Watch,
     ) -> Result<(), VolumeError> {

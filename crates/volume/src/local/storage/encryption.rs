@@ -62,18 +62,20 @@ enum Kdf {
 }
 
 /// A key, wiped when it is dropped.
+#[derive(Clone)]
 pub(super) struct Key(Zeroizing<[u8; KEY_SIZE]>);
 
 impl Encryption {
-    /// Chooses a salt and remembers how to tell whether a secret is the one.
-    pub(super) fn new(name: &VolumeName, source: &Source) -> Result<Self, VolumeError> {
+    /// Chooses a salt, makes the key and remembers how to tell whether a secret
+    /// is the one.
+    pub(super) fn new(name: &VolumeName, source: &Source) -> Result<(Self, Key), VolumeError> {
         let mut salt = [0u8; SALT];
         getrandom::fill(&mut salt).map_err(|e| {
             VolumeError::io("choose a salt from", "/dev/urandom")(io::Error::other(e.to_string()))
         })?;
         let kdf = Kdf::Scrypt { log_n: WORK };
-        let (_, verifier) = derive(name, kdf, &salt, &source.read(name)?)?;
-        Ok(Self { kdf, salt: hex(&salt), verifier: hex(&verifier) })
+        let (key, verifier) = derive(name, kdf, &salt, &source.read(name)?)?;
+        Ok((Self { kdf, salt: hex(&salt), verifier: hex(&verifier) }, key))
     }
 
     /// The key, when the source has the right secret.
@@ -195,11 +197,13 @@ mod tests {
     fn a_secret_is_recognised_and_not_kept() {
         let name: VolumeName = "vol".parse().unwrap();
         let right = Source::command("echo correct").unwrap();
-        let made = Encryption::new(&name, &right).unwrap();
-        let again = Encryption::new(&name, &right).unwrap();
+        let (made, first) = Encryption::new(&name, &right).unwrap();
+        let (again, other) = Encryption::new(&name, &right).unwrap();
+        assert_ne!(first.0, other.0);
         assert_ne!(made.salt, again.salt);
         assert_ne!(made.verifier, again.verifier);
         let key = made.key(&name, &right).unwrap();
+        assert_eq!(key.0, first.0);
         let text = serde_json::to_string(&made).unwrap();
         assert!(!text.contains("correct") && !text.contains(&hex(&key.0[..8])));
         let read: Encryption = serde_json::from_str(&text).unwrap();

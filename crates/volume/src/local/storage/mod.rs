@@ -23,6 +23,7 @@ mod copy;
 mod decide;
 mod directory;
 pub(crate) mod encryption;
+mod fresh;
 mod image;
 mod project;
 mod secret;
@@ -36,6 +37,7 @@ use sampan_types::VolumeName;
 use serde::{Deserialize, Serialize};
 
 use self::encryption::{Encryption, Key, Source};
+pub(crate) use self::fresh::Fresh;
 use super::options::MountOptions;
 use super::record::DATA;
 use crate::VolumeError;
@@ -43,9 +45,6 @@ use crate::fault::fault;
 
 pub(crate) use self::project::Projects;
 pub(crate) use self::wish::{HIDDEN, Owner, Wish, bytes_text, limit};
-
-/// The mode of a new volume's root, as Docker makes it.
-const MODE: u32 = 0o755;
 
 /// What holds the content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,23 +109,6 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Decides what a new volume below `root` will lie in. A project id that
-    /// this takes is given back by [`Self::give_back`] or [`Self::remove`].
-    pub(crate) fn decide(
-        name: &VolumeName,
-        root: &Path,
-        wish: Wish,
-        projects: &Projects,
-    ) -> Result<Self, VolumeError> {
-        // First: it is what most easily goes wrong.
-        let encryption = match &wish.key {
-            Some(source) => Some((Encryption::new(name, source)?, source.clone())),
-            None => None,
-        };
-        let (storage, limit) = decide::storage(name, root, &wish, projects)?;
-        Ok(Self { name: name.clone(), storage, limit, owner: wish.owner, encryption })
-    }
-
     /// The project id that it has.
     pub(crate) fn project(&self) -> Option<u32> {
         match self.storage {
@@ -143,55 +125,6 @@ impl Content {
             *project = None;
         }
         same
-    }
-
-    /// Makes the empty content in `dir`, which exists. It is not mounted.
-    pub(crate) fn make(&self, dir: &Path) -> Result<(), VolumeError> {
-        self.make_open(dir)?;
-        self.lock(dir)
-    }
-
-    /// As [`Self::make`], but an encrypted directory can be written to.
-    fn make_open(&self, dir: &Path) -> Result<(), VolumeError> {
-        let data = Self::data(dir);
-        match &self.storage {
-            Storage::Directory { project } => {
-                directory::make(&data, MODE)?;
-                if let Some(id) = project {
-                    fault!("volume-create:after-directory");
-                    project::apply(&data, *id, self.limit)?;
-                }
-                if let Some(key) = self.key()? {
-                    encryption::encrypt(&data, &key)?;
-                    fault!("volume-create:after-key");
-                }
-            }
-            Storage::Subvolume => {
-                subvolume::make(&data, self.limit)?;
-                directory::give(&data, &Owner::default(), Some(MODE))?;
-            }
-            Storage::Image => return self.make_image(dir),
-            Storage::Mount(_) => return directory::make(&data, MODE),
-        }
-        directory::give(&data, &self.owner, None)
-    }
-
-    fn make_image(&self, dir: &Path) -> Result<(), VolumeError> {
-        // Before anything is there: a wrong secret leaves nothing.
-        let key = self.key()?;
-        image::make(&self.name, dir, self.limit.unwrap_or(image::SMALLEST), key.is_some())?;
-        let opened = image::open(dir, self.limit)?;
-        match key {
-            Some(key) => {
-                directory::make(&opened.inner(), MODE)?;
-                encryption::encrypt(&opened.inner(), &key)?;
-                directory::give(&opened.inner(), &self.owner, None)
-            }
-            None => {
-                opened.remove_lost_and_found()?;
-                directory::give(&opened.root(), &self.owner, Some(MODE))
-            }
-        }
     }
 
     /// The key, when it is encrypted and the secret is the right one.
@@ -227,6 +160,15 @@ impl Content {
 
     /// Makes the content reachable at `_data`, unless it is.
     pub(crate) fn ensure_mounted(&self, dir: &Path) -> Result<(), VolumeError> {
+        self.mount_with(dir, || self.key())
+    }
+
+    /// As [`Self::ensure_mounted`], with the key that `key` gives.
+    fn mount_with(
+        &self,
+        dir: &Path,
+        key: impl FnOnce() -> Result<Option<Key>, VolumeError>,
+    ) -> Result<(), VolumeError> {
         let target = &Self::data(dir);
         if self.is_mounted(dir)? {
             return match &self.storage {
@@ -242,7 +184,7 @@ impl Content {
                 }
             }),
             Storage::Image => {
-                let key = self.key()?;
+                let key = key()?;
                 let opened = image::open(dir, self.limit)?;
                 if let Some(key) = &key {
                     encryption::unlock(&opened.inner(), key)?;
@@ -252,7 +194,7 @@ impl Content {
                 Ok(())
             }
             _ => {
-                let Some(key) = self.key()? else { return Ok(()) };
+                let Some(key) = key()? else { return Ok(()) };
                 encryption::unlock(target, &key)?;
                 fault!("volume-mount:after-key");
                 Ok(())

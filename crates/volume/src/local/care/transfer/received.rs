@@ -25,7 +25,7 @@ use super::super::{exchange, fill};
 use crate::fault::fault;
 use crate::local::operations::make_dir;
 use crate::local::record::{self, DATA, NEW};
-use crate::local::storage::{Content, Storage, Wish};
+use crate::local::storage::{Content, Fresh, Storage, Wish};
 use crate::local::{DRIVER, Entry, Inner, State};
 use crate::transfer::{Header, Incoming, ReceiveOptions, Received, StreamId, TransferError};
 use crate::{ANONYMOUS_LABEL, Volume, VolumeError, Watch};
@@ -188,7 +188,7 @@ impl Inner {
         &self,
         entry: &Entry,
         stream: Incoming,
-        content: &Content,
+        content: &Fresh,
         new: &Path,
         watch: &Watch,
     ) -> Result<Header, VolumeError> {
@@ -263,7 +263,7 @@ fn refuse_users(entry: &Entry, state: &State, user: &str) -> Result<(), VolumeEr
 /// Applies a stream to the content in `dir`, which is mounted for that time.
 fn fill_from(
     stream: Incoming,
-    content: &Content,
+    content: &Fresh,
     dir: &Path,
     watch: &Watch,
 ) -> Result<Header, VolumeError> {
