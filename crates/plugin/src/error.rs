@@ -95,6 +95,14 @@ impl PluginError {
         matches!(self, Self::Call { reason: CallError::Refused(_), .. })
     }
 
+    /// Whether the plugin may have done what it was asked for all the same: the
+    /// question reached it, and it did not refuse.
+    #[must_use]
+    pub fn may_have_acted(&self) -> bool {
+        use CallError::{Http, Malformed, TimedOut, TooLong};
+        matches!(self, Self::Call { reason: Http(_) | TimedOut(_) | TooLong(_) | Malformed(_), .. })
+    }
+
     /// Whether the plugin does not know the method that was called.
     #[must_use]
     pub fn is_unknown_method(&self) -> bool {

@@ -22,6 +22,7 @@ mod lan;
 mod plugin;
 mod program;
 mod rootfs;
+mod share;
 pub mod vm;
 
 pub use disk::Disk;
@@ -31,6 +32,7 @@ pub use lan::{Lan, skip};
 pub use plugin::{Plugin, PluginAnswer};
 pub use program::{Failure, Outcome, missing_programs};
 pub use rootfs::{add_program, busybox_rootfs};
+pub use share::Share;
 
 use std::time::{Duration, Instant};
 

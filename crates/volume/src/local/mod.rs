@@ -19,27 +19,36 @@ mod operations;
 mod options;
 mod record;
 pub(crate) mod storage;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sampan_types::VolumeName;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 pub(crate) use self::storage::HIDDEN as HIDDEN_OPTIONS;
 pub use self::storage::Usage;
 use self::storage::{Content, Projects};
+use self::users::{Users, Using};
 use crate::transfer::Transfer;
-use crate::{BoxFuture, Care, Details, Driver, Volume, VolumeError, VolumeSpec};
+use crate::{BoxFuture, Care, Details, Driver, Volume, VolumeError, VolumeSpec, copy};
 
 /// The driver's name.
 pub const DRIVER: &str = "local";
-/// How long removing a volume waits for who mounts it meanwhile: a server that
-/// says nothing can hold that up for minutes.
+/// How long removing and unmounting a volume waits for who mounts it meanwhile,
+/// and the daemon's start for all of them: a server that says nothing can hold
+/// that up for minutes.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How many volumes are restored at once, and how long one counts as one of
+/// these.
+const AT_ONCE: usize = 16;
+const SLOW: Duration = Duration::from_millis(300);
 
 /// One volume in memory.
 #[derive(Clone)]
@@ -47,17 +56,33 @@ struct Entry {
     volume: Volume,
     /// What holds its content.
     content: Content,
-    /// Held, across awaits, by each operation that mounts, unmounts, fills or
-    /// removes this volume, so that they happen one after the other.
+    /// Who has it mounted: container ids, and who copies from it. Come only
+    /// while who adds them has the turn.
+    users: Users,
+    /// The volume's turn: held, across awaits, by each operation that mounts,
+    /// unmounts, fills or removes it, so that they happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Who has it mounted: container ids.
-    users: BTreeSet<String>,
     /// Set when it was removed while somebody waited for the lock.
     removed: bool,
+}
+
+impl Entry {
+    fn new(volume: Volume, content: Content) -> Self {
+        Self { volume, content, users: Users::default(), state: Arc::default() }
+    }
+
+    /// Waits for the volume's turn. Dropping this loses the place.
+    async fn turn(&self) -> Result<OwnedMutexGuard<State>, VolumeError> {
+        let turn = self.state.clone().lock_owned().await;
+        if turn.removed {
+            return Err(VolumeError::NotFound { name: self.volume.name.to_string() });
+        }
+        Ok(turn)
+    }
 }
 
 /// The volumes that are directories below one root.
@@ -105,10 +130,7 @@ impl Local {
         let entries = found
             .volumes
             .into_iter()
-            .map(|(volume, content)| {
-                let entry = Entry { volume, content, state: Arc::default() };
-                (entry.volume.name.clone(), entry)
-            })
+            .map(|(volume, content)| (volume.name.clone(), Entry::new(volume, content)))
             .collect();
         let inner = Inner { root: found.root, entries: Mutex::new(entries), projects };
         Ok(Self { inner: Arc::new(inner) })
@@ -163,18 +185,7 @@ impl Driver for Local {
     ) -> BoxFuture<'a, Result<PathBuf, VolumeError>> {
         Box::pin(async move {
             let entry = self.inner.entry(name)?;
-            let mut state = entry.state.clone().lock_owned().await;
-            if state.removed {
-                return Err(VolumeError::NotFound { name: name.to_string() });
-            }
-            let (path, user) = (entry.volume.mountpoint.clone(), user.to_owned());
-            apart("volume-mount", move || {
-                entry.ensure_mounted()?;
-                state.users.insert(user);
-                Ok(())
-            })
-            .await?;
-            Ok(path)
+            Ok(Using::begin(&entry, user).await?.keep())
         })
     }
 
@@ -184,18 +195,10 @@ impl Driver for Local {
         user: &'a str,
     ) -> BoxFuture<'a, Result<(), VolumeError>> {
         Box::pin(async move {
-            let Ok(entry) = self.inner.entry(name) else { return Ok(()) };
-            let mut state = entry.state.clone().lock_owned().await;
-            let known = state.users.remove(user);
-            if !entry.content.needs_mount() || !known || !state.users.is_empty() {
-                return Ok(());
+            match self.inner.entry(name) {
+                Ok(entry) => users::end(&entry, user).await,
+                Err(_) => Ok(()),
             }
-            blocking(move || {
-                let done = entry.ensure_unmounted();
-                drop(state);
-                done
-            })
-            .await
         })
     }
 
@@ -204,28 +207,16 @@ impl Driver for Local {
         users: &'a BTreeMap<VolumeName, BTreeSet<String>>,
     ) -> BoxFuture<'a, Vec<VolumeError>> {
         Box::pin(async move {
+            let mut restored = JoinSet::new();
+            let slots = Arc::new(Semaphore::new(AT_ONCE));
             let entries: Vec<Entry> = self.inner.entries().values().cloned().collect();
-            let mut failures = Vec::new();
             for entry in entries {
-                let mut state = entry.state.clone().lock_owned().await;
-                state.users = users.get(&entry.volume.name).cloned().unwrap_or_default();
-                if !entry.content.needs_mount() && entry.content.limit.is_none() {
-                    continue;
+                entry.users.set(users.get(&entry.volume.name).cloned().unwrap_or_default());
+                if entry.content.needs_mount() || entry.content.limit.is_some() {
+                    restored.spawn(restore(entry, Arc::clone(&slots)));
                 }
-                let wanted = !state.users.is_empty();
-                let done = apart("volume-restore", move || {
-                    let done = match (entry.content.needs_mount(), wanted) {
-                        // One whose change a crash interrupted.
-                        (false, _) => entry.content.ensure_limit(entry.dir()),
-                        (true, true) => entry.ensure_mounted(),
-                        (true, false) => entry.ensure_unmounted(),
-                    };
-                    drop(state);
-                    done
-                });
-                failures.extend(done.await.err());
             }
-            failures
+            collect(restored).await
         })
     }
 
@@ -271,54 +262,114 @@ impl Driver for Local {
     ) -> BoxFuture<'a, Result<(), VolumeError>> {
         Box::pin(async move {
             let entry = self.inner.entry(name)?;
-            let state = entry.state.clone().lock_owned().await;
-            if state.removed {
-                return Err(VolumeError::NotFound { name: name.to_string() });
-            }
-            let (rootfs, inside) = (rootfs.to_owned(), inside.to_owned());
+            let (rootfs, inside, shown) = (rootfs.to_owned(), inside.to_owned(), inside.to_owned());
+            let source = blocking(move || copy::open_inside(&rootfs, &inside)).await?;
+            // Mounting can be slow, and the container is not started yet.
+            let Some(source) = source else { return Ok(()) };
+            let using = if entry.content.needs_mount() {
+                Some(Using::begin(&entry, &format!("copy-up-{name}")).await?)
+            } else {
+                None
+            };
+            let turn = entry.turn().await?;
             let inner = self.inner.clone();
-            apart("volume-copy-up", move || inner.copy_up(&entry, &state, &rootfs, &inside)).await
+            let copied = blocking(move || {
+                let done = inner.copy_up(&entry, &source, &shown);
+                drop(turn);
+                done
+            })
+            .await;
+            match using {
+                Some(using) => copied.and(using.end().await),
+                None => copied,
+            }
         })
     }
+}
+
+/// Makes a volume's mount, or its limit, as it should be after a restart.
+async fn restore(entry: Entry, slots: Arc<Semaphore>) -> Result<(), VolumeError> {
+    let slot = slots.acquire_owned().await;
+    let turn = entry.state.clone().lock_owned().await;
+    let work = apart("volume-restore", move || {
+        let done = match (entry.content.needs_mount(), entry.users.is_empty()) {
+            // One whose change a crash interrupted.
+            (false, _) => entry.content.ensure_limit(entry.dir()),
+            (true, false) => entry.ensure_mounted(),
+            (true, true) => entry.ensure_unmounted(),
+        };
+        drop(turn);
+        done
+    });
+    tokio::pin!(work);
+    if let Ok(done) = timeout(SLOW, &mut work).await {
+        return done;
+    }
+    // It waits for somebody else: the others need not.
+    drop(slot);
+    work.await
+}
+
+/// Collects the failures of those that are restored soon; those of the others
+/// are logged.
+async fn collect(mut restored: JoinSet<Result<(), VolumeError>>) -> Vec<VolumeError> {
+    let mut failures = Vec::new();
+    let soon = async {
+        while let Some(done) = restored.join_next().await {
+            failures.extend(done.ok().and_then(Result::err));
+        }
+    };
+    if timeout(PATIENCE, soon).await.is_err() {
+        tracing::warn!(left = restored.len(), "volumes are still being mounted");
+        tokio::spawn(async move {
+            while let Some(done) = restored.join_next().await {
+                if let Ok(Err(error)) = done {
+                    tracing::error!(%error, "a volume is not restored");
+                }
+            }
+        });
+    }
+    failures
 }
 
 /// Runs file work on a thread that may wait.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// Runs work that goes on to its end when nobody waits for it any more.
+pub(crate) async fn spawned<T: Send + 'static>(
+    work: impl Future<Output = Result<T, VolumeError>> + Send + 'static,
+) -> Result<T, VolumeError> {
+    joined(tokio::spawn(work)).await
+}
+
+async fn joined<T>(task: JoinHandle<Result<T, VolumeError>>) -> Result<T, VolumeError> {
+    match task.await {
         Ok(result) => result,
         Err(e) => match e.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             // Only while the runtime shuts down.
-            Err(e) => Err(VolumeError::Io {
-                operation: "work on",
-                path: PathBuf::from("volumes"),
-                source: std::io::Error::other(e),
-            }),
+            Err(e) => Err(VolumeError::io("work on", "volumes")(std::io::Error::other(e))),
         },
     }
 }
 
 /// As [`blocking`], on a thread of its own: a server that says nothing can hold
-/// a mount up for minutes, and the end of the daemon does not wait for such a
-/// thread.
+/// a mount up for minutes, and neither the threads for all other work are used
+/// up by that, nor does the end of the daemon wait.
 async fn apart<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
     let (send, done) = tokio::sync::oneshot::channel();
-    let run = move || {
-        // Nobody waits for it any more when this fails.
-        let _ = send.send(catch_unwind(AssertUnwindSafe(work)));
-    };
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        // Whoever waited may have given up.
+        .spawn(move || drop(send.send(work())))
         .map_err(VolumeError::io("start a thread to work on", "volumes"))?;
-    match done.await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => resume_unwind(panic),
-        Err(e) => Err(VolumeError::io("work on", "volumes")(std::io::Error::other(e))),
-    }
+    // Without an answer the thread has panicked, and said so.
+    done.await.map_err(|e| VolumeError::io("work on", "volumes")(std::io::Error::other(e)))?
 }

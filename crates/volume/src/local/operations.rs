@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sampan_sys::file;
 use sampan_types::{Timestamp, VolumeName};
@@ -105,8 +104,7 @@ impl Inner {
             }
             fs::rename(&new, &dir).map_err(VolumeError::io("create", &dir))?;
             let (volume, content) = (volume.clone(), content.clone());
-            let entry = Entry { volume, content, state: Arc::default() };
-            entries.insert(entry.volume.name.clone(), entry);
+            entries.insert(volume.name.clone(), Entry::new(volume, content));
             Ok(None)
         });
         match named {
@@ -129,8 +127,8 @@ impl Inner {
             return Ok(());
         }
         let name = &entry.volume.name;
-        if !state.users.is_empty() {
-            let users = state.users.iter().cloned().collect();
+        let users = entry.users.all();
+        if !users.is_empty() {
             return Err(VolumeError::InUse { name: name.to_string(), users });
         }
         let dir = self.dir(name);
@@ -154,7 +152,8 @@ impl Inner {
         removed
     }
 
-    /// Copies the image's content in; see [`crate::Volumes::copy_up`].
+    /// Copies the image's directory `source`, which errors call `shown`, into
+    /// reachable content; see [`crate::Volumes::copy_up`].
     ///
     /// A volume of plain files that nobody uses is filled beside and put in
     /// place by a rename. Others are marked while they are filled. Either way a
@@ -162,23 +161,15 @@ impl Inner {
     pub(super) fn copy_up(
         &self,
         entry: &Entry,
-        state: &State,
-        rootfs: &Path,
-        inside: &Path,
+        source: &OwnedFd,
+        shown: &Path,
     ) -> Result<(), VolumeError> {
-        let is_plain = matches!(entry.content.storage, Storage::Directory { .. })
-            && !entry.content.needs_mount();
-        // Mounting can be slow, and the container is not started yet.
-        let Some(source) = copy::open_inside(rootfs, inside)? else { return Ok(()) };
         entry.ensure_mounted()?;
-        if is_plain && state.users.is_empty() {
-            return self.copy_beside(entry, &source, inside);
+        let is_directory = matches!(entry.content.storage, Storage::Directory { .. });
+        if is_directory && entry.users.is_empty() {
+            return self.copy_beside(entry, source, shown);
         }
-        let copied = entry.copy_in(&source, inside);
-        if state.users.is_empty() && entry.content.needs_mount() {
-            return copied.and(entry.ensure_unmounted());
-        }
-        copied
+        entry.copy_in(source, shown)
     }
 
     fn copy_beside(

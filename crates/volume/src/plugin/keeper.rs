@@ -5,15 +5,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sampan_plugin::{Plugin, PluginError, PluginKind, Plugins};
 use sampan_types::{Timestamp, VolumeName};
+use tokio::time::timeout;
 
 use super::PATIENCE;
-use super::protocol::{Create, Got, List, Listed, Mounted, Named, Nothing, Told, Used};
+use super::mounts::Leaving;
+use super::protocol::{Create, Got, List, Listed, Named, Nothing, Told};
 use super::record::{self, Record};
 use crate::local::blocking;
 use crate::{Volume, VolumeError, VolumeSpec};
+
+/// How long removing a volume waits for who has it mounted meanwhile.
+const TURN: Duration = Duration::from_secs(3);
 
 /// A volume as it is known.
 #[derive(Debug, Clone)]
@@ -21,6 +27,14 @@ pub(super) struct Entry {
     pub(super) record: Arc<Record>,
     /// Held, across calls of the plugin, by what changes this volume.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Who does not use it any more.
+    pub(super) leaving: Arc<Leaving>,
+}
+
+impl Entry {
+    pub(super) fn new(record: Record) -> Self {
+        Self { record: Arc::new(record), turn: Arc::default(), leaving: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -48,13 +62,13 @@ impl Inner {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(&self, name: &VolumeName) -> Result<Entry, VolumeError> {
+    pub(super) fn entry(&self, name: &VolumeName) -> Result<Entry, VolumeError> {
         let entry = self.entries().get(name).cloned();
         entry.ok_or_else(|| VolumeError::NotFound { name: name.to_string() })
     }
 
     /// The record as it is once it is the caller's turn.
-    fn current(&self, name: &VolumeName) -> Result<Arc<Record>, VolumeError> {
+    pub(super) fn current(&self, name: &VolumeName) -> Result<Arc<Record>, VolumeError> {
         self.entry(name).map(|e| e.record)
     }
 
@@ -72,12 +86,14 @@ impl Inner {
     }
 
     /// Writes a record and makes it what is known.
-    async fn keep(&self, name: &VolumeName, record: Record) -> Result<(), VolumeError> {
+    pub(super) async fn keep(&self, name: &VolumeName, record: Record) -> Result<(), VolumeError> {
         let (dir, at, written) = (self.dir.clone(), name.clone(), record.clone());
         blocking(move || record::write(&dir, &at, &written)).await?;
         let mut entries = self.entries();
-        let turn = entries.get(name).map(|e| Arc::clone(&e.turn)).unwrap_or_default();
-        entries.insert(name.clone(), Entry { record: Arc::new(record), turn });
+        match entries.get_mut(name) {
+            Some(entry) => entry.record = Arc::new(record),
+            None => drop(entries.insert(name.clone(), Entry::new(record))),
+        }
         drop(entries);
         self.others().remove(name);
         Ok(())
@@ -116,10 +132,7 @@ impl Inner {
         let record = Record::new(driver, spec.options.clone(), spec.labels.clone());
         let turn = {
             let mut entries = self.entries();
-            let entry = entries.entry(name.clone()).or_insert_with(|| Entry {
-                record: Arc::new(record.clone()),
-                turn: Arc::default(),
-            });
+            let entry = entries.entry(name.clone()).or_insert_with(|| Entry::new(record.clone()));
             Arc::clone(&entry.turn)
         };
         let _turn = turn.lock().await;
@@ -166,7 +179,10 @@ impl Inner {
                 None => return Ok(()),
             },
         };
-        let _turn = entry.turn.lock().await;
+        let Ok(_turn) = timeout(TURN, entry.turn.lock()).await else {
+            return Err(VolumeError::Busy { operation: "remove", name: name.to_string() });
+        };
+        self.leave_all_in_turn(&entry, name).await?;
         let Ok(record) = self.current(name) else { return Ok(()) };
         if !record.users.is_empty() {
             let users = record.users.iter().cloned().collect();
@@ -191,57 +207,12 @@ impl Inner {
         self.entry(name).map(Some)
     }
 
-    pub(super) async fn mount(
-        &self,
-        name: &VolumeName,
-        user: &str,
-    ) -> Result<PathBuf, VolumeError> {
-        let entry = match self.entry(name) {
-            Ok(entry) => entry,
-            Err(e) => self.adopt(name).await?.ok_or(e)?,
-        };
-        let _turn = entry.turn.lock().await;
-        let known = self.current(name)?;
-        let plugin = self.plugin(name, &known.driver).await?;
-        let mut record = Record::clone(&known);
-        record.users.insert(user.to_owned());
-        self.keep(name, record.clone()).await?;
-        let request = Used { name: name.as_str(), id: user };
-        let mounted = plugin
-            .call::<_, Mounted>("VolumeDriver.Mount", &request)
-            .await
-            .map_err(failed("mount", name))
-            .and_then(|m| place(name, m.mountpoint));
-        match mounted {
-            Ok(mountpoint) => {
-                record.mountpoint.clone_from(&mountpoint);
-                self.keep(name, record).await?;
-                Ok(mountpoint)
-            }
-            Err(error) => {
-                if !known.users.contains(user) {
-                    record.users.remove(user);
-                    self.keep(name, record).await?;
-                }
-                Err(error)
-            }
+    /// What is known of a volume that is about to be used.
+    pub(super) async fn known(&self, name: &VolumeName) -> Result<Entry, VolumeError> {
+        match self.entry(name) {
+            Ok(entry) => Ok(entry),
+            Err(e) => self.adopt(name).await?.ok_or(e),
         }
-    }
-
-    pub(super) async fn unmount(&self, name: &VolumeName, user: &str) -> Result<(), VolumeError> {
-        let Ok(entry) = self.entry(name) else { return Ok(()) };
-        let _turn = entry.turn.lock().await;
-        let Ok(known) = self.current(name) else { return Ok(()) };
-        if !known.users.contains(user) {
-            return Ok(());
-        }
-        let plugin = self.plugin(name, &known.driver).await?;
-        let request = Used { name: name.as_str(), id: user };
-        let asked = plugin.call::<_, Nothing>("VolumeDriver.Unmount", &request).await;
-        asked.map_err(failed("unmount", name))?;
-        let mut record = Record::clone(&known);
-        record.users.remove(user);
-        self.keep(name, record).await
     }
 
     /// Asks one plugin what it has, and remembers what is not written down.
@@ -272,15 +243,6 @@ impl Inner {
     }
 }
 
-/// Where a plugin says that the content is: an absolute path of the host.
-fn place(name: &VolumeName, mountpoint: PathBuf) -> Result<PathBuf, VolumeError> {
-    if mountpoint.is_absolute() {
-        return Ok(mountpoint);
-    }
-    let said = format!("its plugin names {mountpoint:?} as the place, not an absolute path");
-    Err(failed("mount", name)(std::io::Error::other(said)))
-}
-
 pub(super) fn volume(name: &VolumeName, record: &Record) -> Volume {
     Volume {
         name: name.clone(),
@@ -293,7 +255,7 @@ pub(super) fn volume(name: &VolumeName, record: &Record) -> Volume {
 }
 
 /// A plugin's failure in what was asked of it.
-fn failed<E: std::error::Error + Send + Sync + 'static>(
+pub(super) fn failed<E: std::error::Error + Send + Sync + 'static>(
     operation: &'static str,
     name: &VolumeName,
 ) -> impl FnOnce(E) -> VolumeError {

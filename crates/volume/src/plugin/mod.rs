@@ -18,6 +18,7 @@
 //!   last time that the plugin told of them; they are not written down.
 
 mod keeper;
+mod mounts;
 mod protocol;
 mod record;
 
@@ -31,7 +32,7 @@ use sampan_types::VolumeName;
 
 use self::keeper::{Entry, Inner, volume};
 use self::protocol::{Capable, List};
-use crate::local::blocking;
+use crate::local::{blocking, spawned};
 use crate::{BoxFuture, Details, Driver, Volume, VolumeError, VolumeSpec, copy_up};
 
 /// How long a plugin may take to tell what it has.
@@ -52,9 +53,7 @@ impl PluginVolumes {
     pub async fn open(dir: PathBuf, plugins: Plugins) -> Result<Self, VolumeError> {
         let at = dir.clone();
         let records = blocking(move || record::read_all(&at)).await?;
-        let entries = records
-            .into_iter()
-            .map(|(name, record)| (name, Entry { record: Arc::new(record), turn: Arc::default() }));
+        let entries = records.into_iter().map(|(name, record)| (name, Entry::new(record)));
         let inner = Arc::new(Inner {
             plugins,
             dir,
@@ -122,7 +121,11 @@ impl Driver for PluginVolumes {
         name: &'a VolumeName,
         user: &'a str,
     ) -> BoxFuture<'a, Result<PathBuf, VolumeError>> {
-        Box::pin(self.inner.mount(name, user))
+        Box::pin(async move {
+            let (using, place) = self.inner.mount(name, user).await?;
+            using.keep();
+            Ok(place)
+        })
     }
 
     fn unmount<'a>(
@@ -140,25 +143,8 @@ impl Driver for PluginVolumes {
         users: &'a BTreeMap<VolumeName, BTreeSet<String>>,
     ) -> BoxFuture<'a, Vec<VolumeError>> {
         for (name, entry) in self.inner.entries().clone() {
-            let wanted = users.get(&name).cloned().unwrap_or_default();
-            let gone: Vec<String> = entry.record.users.difference(&wanted).cloned().collect();
-            let missing: Vec<String> = wanted.difference(&entry.record.users).cloned().collect();
-            if gone.is_empty() && missing.is_empty() {
-                continue;
-            }
-            let inner = Arc::clone(&self.inner);
-            tokio::spawn(async move {
-                for user in missing {
-                    if let Err(error) = inner.mount(&name, &user).await {
-                        tracing::warn!(%error, "a volume that a container uses is not mounted");
-                    }
-                }
-                for user in gone {
-                    if let Err(error) = inner.unmount(&name, &user).await {
-                        tracing::warn!(%error, "a volume that nobody uses stays mounted");
-                    }
-                }
-            });
+            let nobody = BTreeSet::new();
+            self.inner.restore(&name, &entry, users.get(&name).unwrap_or(&nobody));
         }
         Box::pin(std::future::ready(Vec::new()))
     }
@@ -176,11 +162,15 @@ impl Driver for PluginVolumes {
     ) -> BoxFuture<'a, Result<(), VolumeError>> {
         Box::pin(async move {
             let user = format!("copy-up-{name}");
-            let target = self.inner.mount(name, &user).await?;
+            let (using, target) = self.inner.mount(name, &user).await?;
             let (rootfs, inside) = (rootfs.to_owned(), inside.to_owned());
-            let copied = blocking(move || copy_up(&rootfs, &inside, &target)).await;
-            self.inner.unmount(name, &user).await?;
-            copied
+            // Goes on when nobody waits any more: nothing may be unmounted
+            // while it is written to.
+            spawned(async move {
+                let copied = blocking(move || copy_up(&rootfs, &inside, &target)).await;
+                copied.and(using.end().await)
+            })
+            .await
         })
     }
 

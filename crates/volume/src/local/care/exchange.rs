@@ -33,10 +33,7 @@ impl Inner {
         if state.removed {
             return Err(VolumeError::NotFound { name: volume });
         }
-        if !state.users.is_empty() {
-            let users = state.users.iter().cloned().collect();
-            return Err(VolumeError::Mounted { operation: "restore", name: volume, users });
-        }
+        entry.refuse_users("restore")?;
         let source = snapshot::open(entry, name)?;
         let content = self.like(entry)?;
         let new = self.temporary(NEW)?;

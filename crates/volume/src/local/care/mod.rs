@@ -24,7 +24,8 @@ use std::future::Future;
 
 use sampan_types::{SnapshotName, VolumeName};
 
-use super::{Entry, Local, blocking};
+use super::users::Using;
+use super::{Entry, Local, blocking, spawned};
 use crate::{BoxFuture, Care, CloneSource, CloneSpec, Snapshot, Volume, VolumeError, Watch};
 
 pub(super) use self::snapshot::clear_unfinished;
@@ -65,10 +66,10 @@ impl Care for Local {
         Box::pin(async move {
             let entry = entry?;
             // Nobody renames or removes the volume meanwhile.
-            let state = entry.state.clone().lock_owned().await;
+            let turn = entry.state.clone().lock_owned().await;
             blocking(move || {
-                let done = inner.remove_snapshot(&entry, &state, &snapshot);
-                drop(state);
+                let done = inner.remove_snapshot(&entry, &snapshot);
+                drop(turn);
                 done
             })
             .await
@@ -181,47 +182,17 @@ impl Local {
         let entry = self.inner.entry(volume);
         detached(watch, async move {
             let entry = entry?;
-            begin(&entry, &user).await?;
-            let reading = entry.clone();
-            let done = blocking(move || work(&reading)).await;
-            let ended = end(&entry, &user).await;
+            let turn = entry.turn().await?;
+            if entry.users.contains(&user) {
+                let name = entry.volume.name.to_string();
+                return Err(VolumeError::Busy { operation: "copy", name });
+            }
+            let using = Using::begin_in(&entry, &user, turn).await?;
+            let done = blocking(move || work(&entry)).await;
+            let ended = using.end().await;
             done.and_then(|value| ended.map(|()| value))
         })
     }
-}
-
-/// `user` needs the content.
-async fn begin(entry: &Entry, user: &str) -> Result<(), VolumeError> {
-    let mut state = entry.state.clone().lock_owned().await;
-    if state.removed {
-        return Err(VolumeError::NotFound { name: entry.volume.name.to_string() });
-    }
-    let (entry, user) = (entry.clone(), user.to_owned());
-    blocking(move || {
-        if state.users.contains(&user) {
-            let name = entry.volume.name.to_string();
-            return Err(VolumeError::Busy { operation: "copy", name });
-        }
-        entry.ensure_mounted()?;
-        state.users.insert(user);
-        Ok(())
-    })
-    .await
-}
-
-/// `user` needs it no longer.
-async fn end(entry: &Entry, user: &str) -> Result<(), VolumeError> {
-    let mut state = entry.state.clone().lock_owned().await;
-    if !state.users.remove(user) || !state.users.is_empty() || !entry.content.needs_mount() {
-        return Ok(());
-    }
-    let entry = entry.clone();
-    blocking(move || {
-        let done = entry.ensure_unmounted();
-        drop(state);
-        done
-    })
-    .await
 }
 
 /// Runs `work` to its end also when the caller goes away; it is told to stop
@@ -237,17 +208,7 @@ where
     let watch = watch.clone();
     async move {
         let stop = watch.stop_on_drop();
-        let done = match tokio::spawn(work).await {
-            Ok(done) => done,
-            Err(e) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // Only while the runtime shuts down.
-                Err(e) => {
-                    let source = std::io::Error::other(e);
-                    Err(VolumeError::Io { operation: "work on", path: "volumes".into(), source })
-                }
-            },
-        };
+        let done = spawned(work).await;
         stop.disarm();
         done
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use sampan_sys::file;
 use sampan_types::{SnapshotName, Timestamp, VolumeName};
@@ -69,7 +68,7 @@ impl Inner {
                 renamed => renamed.map_err(VolumeError::io("create", &dir))?,
             }
             let (volume, content) = (volume.clone(), content.clone());
-            entries.insert(to.clone(), Entry { volume, content, state: Arc::default() });
+            entries.insert(to.clone(), Entry::new(volume, content));
             Ok(())
         });
         if let Err(error) = named {
@@ -92,10 +91,7 @@ impl Inner {
         if state.removed {
             return Err(VolumeError::NotFound { name: old.to_string() });
         }
-        if !state.users.is_empty() {
-            let users = state.users.iter().cloned().collect();
-            return Err(VolumeError::Mounted { operation: "rename", name: old.to_string(), users });
-        }
+        entry.refuse_users("rename")?;
         let (from, to) = (self.dir(old), self.dir(&new));
         let taken = || {
             let (name, to) = (old.to_string(), new.to_string());
@@ -112,7 +108,7 @@ impl Inner {
             entries.remove(old);
             let (volume, content) = record::read_dir(&to, new.clone())?;
             let renamed = volume.clone();
-            entries.insert(new.clone(), Entry { volume, content, state: Arc::default() });
+            entries.insert(new.clone(), Entry::new(volume, content));
             renamed
         };
         fault!("volume-rename:after-rename");

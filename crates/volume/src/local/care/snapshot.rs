@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::super::operations::make_dir;
 use super::super::record::{self, GONE, NEW};
 use super::super::storage::{Fresh, Storage};
-use super::super::{Entry, Inner, State};
+use super::super::{Entry, Inner};
 use super::fill::{self, Source};
 use super::is_reader_of;
 use crate::fault::fault;
@@ -89,10 +89,9 @@ impl Inner {
     pub(super) fn remove_snapshot(
         &self,
         entry: &Entry,
-        state: &State,
         name: &SnapshotName,
     ) -> Result<(), VolumeError> {
-        if state.users.iter().any(|user| is_reader_of(user, name)) {
+        if entry.users.all().iter().any(|user| is_reader_of(user, name)) {
             let name = format!("{}@{name}", entry.volume.name);
             return Err(VolumeError::Busy { operation: "remove", name });
         }

@@ -26,7 +26,7 @@ use crate::fault::fault;
 use crate::local::operations::make_dir;
 use crate::local::record::{self, DATA, NEW};
 use crate::local::storage::{Content, Fresh, Storage, Wish};
-use crate::local::{DRIVER, Entry, Inner, State};
+use crate::local::{DRIVER, Entry, Inner};
 use crate::transfer::{Header, Incoming, ReceiveOptions, Received, StreamId, TransferError};
 use crate::{ANONYMOUS_LABEL, Volume, VolumeError, Watch};
 
@@ -115,7 +115,7 @@ impl Inner {
                 renamed => renamed.map_err(VolumeError::io("create", &dir))?,
             }
             let (volume, content) = (volume.clone(), content.clone());
-            entries.insert(name, Entry { volume, content, state: std::sync::Arc::default() });
+            entries.insert(name, Entry::new(volume, content));
             Ok(header)
         });
         let header = named.inspect_err(|_| {
@@ -153,7 +153,7 @@ impl Inner {
         if since.is_none() && !options.replace {
             return Err(TransferError::Exists { name: name.to_string() }.into());
         }
-        refuse_users(entry, &entry.state.blocking_lock(), user)?;
+        refuse_others(entry, user)?;
         if let Some(since) = &since {
             check_base(entry, since)?;
         }
@@ -213,8 +213,8 @@ impl Inner {
         new: &Path,
         user: &str,
     ) -> Result<(), VolumeError> {
-        let state = entry.state.blocking_lock();
-        refuse_users(entry, &state, user)?;
+        let _turn = entry.state.blocking_lock();
+        refuse_others(entry, user)?;
         if self.entry(&entry.volume.name)?.volume != entry.volume {
             let name = entry.volume.name.to_string();
             return Err(VolumeError::Refused {
@@ -251,8 +251,9 @@ fn elsewhere(name: &VolumeName) -> VolumeError {
     }
 }
 
-fn refuse_users(entry: &Entry, state: &State, user: &str) -> Result<(), VolumeError> {
-    let users: Vec<String> = state.users.iter().filter(|u| *u != user).cloned().collect();
+fn refuse_others(entry: &Entry, user: &str) -> Result<(), VolumeError> {
+    let mut users = entry.users.all();
+    users.retain(|u| u != user);
     if users.is_empty() {
         return Ok(());
     }
