@@ -57,6 +57,35 @@ check_ipvlan_l3s() {
     routed l3s
 }
 
+# Thousandths of a second in which container $1 gets half a million bytes from
+# outside: at 2 Mbit/s two thousand of them.
+fetch() {
+    began=$(cut -d' ' -f1 /proc/uptime)
+    sampan exec "$1" wget -q -O /dev/null http://10.99.0.2/half
+    awk "BEGIN { print int(($(cut -d' ' -f1 /proc/uptime) - $began) * 1000) }"
+}
+
+check_ipvlan_limits_what_comes_in() {
+    head -c 500000 /dev/zero > /www/half
+    limit=driver-opt=sampan.rate.ingress=2mbit
+    for mode in l2 l3; do
+        sampan network create -d ipvlan -o parent=eth0 -o "ipvlan_mode=$mode" \
+            --subnet 10.99.0.0/24 --gateway 10.99.0.2 --ip-range 10.99.0.64/27 slow
+        web va --network slow
+        web vb --network "name=slow,$limit"
+        [ "$(fetch va)" -lt 1500 ] || fail "$mode: slow without a limit"
+        [ "$(fetch vb)" -ge 1500 ] || fail "$mode: the limit does not hold"
+        sampan restart -t 0 vb
+        [ "$(fetch vb)" -ge 1500 ] || fail "$mode: the limit is lost with a restart"
+        sampan network check slow
+        sampan rm -f va vb
+        sampan network rm slow
+    done
+    sampan network create -d ipvlan -o parent=eth0 -o ipvlan_mode=l3s --subnet 10.50.0.0/24 slow
+    has "$(refused sampan run --rm --network "name=slow,$limit" busybox true)" l3s
+    rm /www/half
+}
+
 check_ipvlan_without_a_parent() {
     before=$(links)
     sampan network create -d ipvlan --internal --subnet 10.60.0.0/24 inner
