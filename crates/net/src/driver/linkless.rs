@@ -1,10 +1,8 @@
 //! The drivers `host` and `none`: no interface is made. Whether a sandbox has
 //! the host's namespace or an empty one of its own is the manager's part.
 
-use sampan_types::NetworkId;
-
-use super::{AttachRequest, BoxFuture, DetachRequest, Driver, Observed, ObservedEndpoint};
-use crate::config::{Attachment, NetworkSpec};
+use super::{AttachRequest, BoxFuture, DetachRequest, Driver, ObservedEndpoint};
+use crate::config::Attachment;
 use crate::error::NetError;
 
 /// The driver of networks that have no interface of their own.
@@ -12,27 +10,6 @@ use crate::error::NetError;
 pub(crate) struct Linkless;
 
 impl Driver for Linkless {
-    fn create_network<'a>(
-        &'a self,
-        _network: &'a NetworkSpec,
-    ) -> BoxFuture<'a, Result<Vec<String>, NetError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn delete_network<'a>(
-        &'a self,
-        _network: &'a NetworkSpec,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn discard_network<'a>(
-        &'a self,
-        _network: &'a NetworkId,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
         Box::pin(async move { Ok(Attachment::blank(&request.endpoint)) })
     }
@@ -47,16 +24,5 @@ impl Driver for Linkless {
 
     fn detach(&self, _request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
-    }
-
-    fn discard_endpoint<'a>(
-        &'a self,
-        _endpoint: &'a ObservedEndpoint,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>> {
-        Box::pin(async { Ok(Observed::default()) })
     }
 }

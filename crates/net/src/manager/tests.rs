@@ -5,7 +5,7 @@ use sampan_types::ContainerId;
 
 use super::*;
 use crate::config::{BridgeConfig, Subnet};
-use crate::driver::{AttachRequest, BoxFuture, DetachRequest, Observed, ObservedEndpoint};
+use crate::driver::{AttachRequest, BoxFuture, DetachRequest, ObservedEndpoint};
 use crate::firewall::NoFirewall;
 use crate::names::NoNames;
 use crate::ports::{Protocol, PublishedPort};
@@ -24,27 +24,6 @@ fn pretended(request: &AttachRequest) -> Attachment {
 }
 
 impl Driver for NoDriver {
-    fn create_network<'a>(
-        &'a self,
-        _network: &'a NetworkSpec,
-    ) -> BoxFuture<'a, Result<Vec<String>, NetError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn delete_network<'a>(
-        &'a self,
-        _network: &'a NetworkSpec,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn discard_network<'a>(
-        &'a self,
-        _network: &'a NetworkId,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
         Box::pin(async move { Ok(pretended(&request)) })
     }
@@ -59,17 +38,6 @@ impl Driver for NoDriver {
 
     fn detach(&self, _request: DetachRequest) -> BoxFuture<'_, Result<(), NetError>> {
         Box::pin(async { Ok(()) })
-    }
-
-    fn discard_endpoint<'a>(
-        &'a self,
-        _endpoint: &'a ObservedEndpoint,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn observe(&self) -> BoxFuture<'_, Result<Observed, NetError>> {
-        Box::pin(async { Ok(Observed::default()) })
     }
 }
 

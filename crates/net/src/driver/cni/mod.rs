@@ -15,7 +15,7 @@ mod result;
 
 use std::path::PathBuf;
 
-use sampan_types::{EndpointId, NetworkId};
+use sampan_types::EndpointId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -225,20 +225,6 @@ impl Driver for Cni {
         network: &'a NetworkSpec,
     ) -> BoxFuture<'a, Result<Vec<String>, NetError>> {
         Box::pin(async move { self.check_network(network) })
-    }
-
-    fn delete_network<'a>(
-        &'a self,
-        _network: &'a NetworkSpec,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn discard_network<'a>(
-        &'a self,
-        _network: &'a NetworkId,
-    ) -> BoxFuture<'a, Result<(), NetError>> {
-        Box::pin(async { Ok(()) })
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment, NetError>> {
