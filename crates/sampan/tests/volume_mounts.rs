@@ -181,3 +181,62 @@ fn files_have_the_owners_that_the_container_wants() {
     let no = h.docker_fails("run --rm -v /proc:/q:idmap=1000 busybox true").1;
     has(&no, &["/proc", "can't show other owners", "leave idmap out"]);
 }
+
+#[test]
+fn files_are_copied_with_the_owners_that_the_container_sees() {
+    let test = "files_are_copied_with_the_owners_that_the_container_sees";
+    let Some((_lan, mut h)) = host(test) else { return };
+    h.docker("create --name db --user 999:998 -v data:/data:idmap=0-999.998 busybox sleep 1000");
+    h.sh("mkdir $HOME/in && echo x >$HOME/in/root && cp $HOME/in/root $HOME/in/other && \
+          ln -s root $HOME/in/link && chown 33:34 $HOME/in/other");
+    let bind = format!("-v {}/p:/p:idmap=1000", h.sh("echo $HOME"));
+    h.sh("mkdir -p $HOME/p/sub && echo f >$HOME/p/sub/f && chown -R 1000:1000 $HOME/p");
+    h.docker(&format!(
+        "create --name dev {bind} -v $HOME/p/sub/f:/one:idmap=1000 busybox sleep 1000"
+    ));
+    let owners = |files: &str| h.sh(&format!("cd $HOME && stat -c %u.%g {files} | xargs"));
+    let listed = |from: &str| {
+        h.sh(&format!(
+            "docker cp {from} - | tar tv --numeric-owner | awk '{{print $6,$2}}' | sort | xargs"
+        ))
+    };
+    for state in ["stopped", "running"] {
+        if state == "running" {
+            h.docker("start db dev");
+        }
+        // What is root's here is the user's there; others keep their owners.
+        h.sh("rm -rf $HOME/data/volumes/data/_data/*");
+        h.docker("cp $HOME/in db:/data/d");
+        let source = "data/volumes/data/_data";
+        let files = ["d", "d/root", "d/other", "d/link"].map(|f| format!("{source}/{f}"));
+        assert_eq!(owners(&files.join(" ")), "0.0 0.0 33.34 0.0", "{state}");
+        assert_eq!(
+            listed("db:/data/d"),
+            "d/ 999/998 d/link 999/998 d/other 33/34 d/root 999/998",
+            "{state}"
+        );
+        // All of it is the container's user's.
+        h.docker("cp -a $HOME/in db:/data/a");
+        let files = ["a", "a/root", "a/other"].map(|f| format!("{source}/{f}"));
+        assert_eq!(owners(&files.join(" ")), "0.0 0.0 0.0", "{state}");
+        // A project of user 1000 is root's inside, in both directions.
+        assert_eq!(listed("dev:/p/sub/f"), "f 0/0", "{state}");
+        assert_eq!(listed("dev:/p/sub"), "sub/ 0/0 sub/f 0/0", "{state}");
+        h.sh("tar -C $HOME/in --owner 1000 --group 1000 --numeric-owner -c root | docker cp -a - dev:/p/sub");
+        h.docker("cp $HOME/in/other dev:/p/sub/");
+        assert_eq!(owners("p/sub/root p/sub/other"), "1000.1000 33.34", "{state}");
+        h.sh("docker cp dev:/p/sub/f $HOME/out && rm $HOME/p/sub/root $HOME/p/sub/other");
+        h.sh("rm -rf $HOME/back && docker cp -a dev:/p/sub $HOME/back");
+        assert_eq!(owners("out back/f"), "0.0 0.0", "{state}");
+    }
+    assert_eq!(h.docker("exec db stat -c %u.%g /data/d/root"), "999.998");
+    // Its name there is not its name here.
+    h.docker("stop -t 0 db dev");
+    let named = h.docker_fails("cp dev:/one $HOME/one").1;
+    has(&named, &["single file", "start the container"]);
+    assert_eq!(h.sh("grep -c /owners/ /proc/mounts || true"), "0", "a mount is left");
+    crash_and_restart(&mut h);
+    h.docker("start db");
+    h.docker("rm -f db dev");
+    h.docker("volume rm data");
+}

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod file;
 pub mod fsattr;
 pub mod fscrypt;
+pub mod fsid;
 pub mod idmap;
 pub mod inroot;
 mod ioctl;

@@ -21,7 +21,7 @@ pub mod mounts;
 mod names;
 pub(crate) mod namespaces;
 pub(crate) mod network;
-mod owners;
+pub(crate) mod owners;
 mod pause;
 mod persist;
 mod ports;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 pub use sampan_image::archive::PathStat;
-use sampan_image::archive::{self, ArchiveError, ExtractOptions};
+use sampan_image::archive::{self, ArchiveError, ExtractOptions, StandIn};
 use sampan_image::{ByteStream, Limits};
 use sampan_runtime::user;
 use sampan_types::EventType;
@@ -68,24 +68,27 @@ impl Engine {
         let container = self.copyable(id, path)?;
         let record = container.record();
         check_writable(&record, path)?;
-        let view = self.view(&container, path).await?;
-        let mut extract = ExtractOptions {
-            no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
-            copy_uid_gid: true,
-            owner: (0, 0),
-            limits: Limits::default(),
-        };
         let name = record.config.user.clone().unwrap_or_default();
-        if options.copy_uid_gid && !name.is_empty() {
+        let owner = if options.copy_uid_gid && !name.is_empty() {
             // Its names are in the container's root, wherever the target is.
+            // That one's view comes later: a stopped container has one at a time.
             let root = self.view(&container, "/").await?;
             let within = root.root.clone();
             let found = self
                 .blocking(move || user::resolve(&within, &name, &[]).map_err(EngineError::part))
                 .await?;
-            extract.copy_uid_gid = false;
-            extract.owner = (found.uid, found.gid);
-        }
+            Some((found.uid, found.gid))
+        } else {
+            None
+        };
+        let view = self.view(&container, path).await?;
+        let extract = ExtractOptions {
+            no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
+            copy_uid_gid: owner.is_none(),
+            owner: owner.unwrap_or_default(),
+            stand_in: view.owner.map(|o| StandIn { stored: o.stored, shown: o.shown }),
+            limits: Limits::default(),
+        };
         let written = archive::write(view.root.clone(), &view.path, extract, archive).await;
         written.map_err(|e| failed(e, id, path))?;
         self.copied(&record, "extract-to-dir");

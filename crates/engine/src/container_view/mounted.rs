@@ -16,7 +16,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::container::Container;
-use crate::record::{ContainerRecord, MountKind, MountRecord};
+use crate::container::owners::{unmount_view, view_owned};
+use crate::record::{ContainerRecord, MountKind, MountRecord, OwnerMap};
 use crate::{Engine, EngineError, Result};
 
 /// A container's file system, reachable for as long as this lives.
@@ -25,6 +26,9 @@ pub(super) struct View {
     pub(super) root: PathBuf,
     /// The path within `root`.
     pub(super) path: String,
+    /// Whose is what there, where the container sees other owners than the
+    /// source has.
+    pub(super) owner: Option<OwnerMap>,
     /// Dropping it ends the hold on a stopped container.
     _hold: Option<oneshot::Sender<()>>,
 }
@@ -50,7 +54,8 @@ impl Engine {
                 Ok((view, used)) => (Ok(view), used),
                 Err((error, used)) => (Err(error), used),
             };
-            let view = view.map(|(root, path)| View { root, path, _hold: Some(release) });
+            let owner = owner_at(&container, &path);
+            let view = view.map(|(root, path)| View { root, path, owner, _hold: Some(release) });
             if ready.send(view).is_ok() {
                 // Ends when the view is dropped.
                 let _ = released.await;
@@ -70,19 +75,21 @@ impl Engine {
         let record = container.record();
         if let Some((mount, rest)) = mount_of(&record, path) {
             let found = self.open_mount(&record, mount, rest).await;
-            let used = match &mount.volume {
-                Some(name) => Used::Volume(name.to_string()),
-                None if mount.image.is_some() => Used::Image,
-                None => Used::Nothing,
+            let source = match &mount.volume {
+                Some(name) => Source::Volume(name.to_string()),
+                None if mount.image.is_some() => Source::Image,
+                None => Source::Host,
             };
+            let used = Used { source, owners: mount.owner.is_some() };
             return match found {
                 Ok(found) => Ok((found, used)),
                 Err(error) => Err((error, used)),
             };
         }
+        let used = Used { source: Source::Snapshot, owners: false };
         match self.image_store().mount(container.id()).await {
-            Ok(root) => Ok(((root, path.to_owned()), Used::Snapshot)),
-            Err(error) => Err((EngineError::part(error), Used::Snapshot)),
+            Ok(root) => Ok(((root, path.to_owned()), used)),
+            Err(error) => Err((EngineError::part(error), used)),
         }
     }
 
@@ -98,6 +105,7 @@ impl Engine {
             _ => mount.source.clone(),
         };
         if let Some(below) = &mount.subpath {
+            let root = self.with_owners(record, mount, root, !mount.non_recursive).await?;
             // Within the volume: resolved together with the rest.
             return Ok((root, format!("{}/{rest}", below.to_string_lossy())));
         }
@@ -112,25 +120,47 @@ impl Engine {
                 )));
             }
             root.pop();
+            // Not what else is mounted where the file lies.
+            let root = self.with_owners(record, mount, root, false).await?;
             return Ok((root, name.unwrap_or_default()));
         }
-        Ok((root, rest))
+        Ok((self.with_owners(record, mount, root, !mount.non_recursive).await?, rest))
+    }
+
+    /// The directory `source` with the owners that the container sees.
+    async fn with_owners(
+        &self,
+        record: &ContainerRecord,
+        mount: &MountRecord,
+        source: PathBuf,
+        recursive: bool,
+    ) -> Result<PathBuf> {
+        let Some(owner) = mount.owner else { return Ok(source) };
+        let data_dir = record.data_dir(&self.inner.config.data_root);
+        let mount = mount.clone();
+        self.blocking(move || view_owned(&data_dir, &mount, owner, &source, recursive)).await
     }
 
     async fn close_stopped(&self, container: &Container, used: Used) {
-        let done = match used {
-            Used::Snapshot => {
+        if used.owners {
+            let data_dir = container.record().data_dir(&self.inner.config.data_root);
+            if let Err(error) = self.blocking(move || unmount_view(&data_dir)).await {
+                tracing::warn!(container = container.id().short(), %error, "a mount stays");
+            }
+        }
+        let done = match used.source {
+            Source::Snapshot => {
                 self.image_store().unmount(container.id()).await.map_err(EngineError::part)
             }
-            Used::Volume(name) => {
+            Source::Volume(name) => {
                 let user = user(&container.record());
                 self.volume_store().unmount(&name, &user).await.map_err(EngineError::part)
             }
-            Used::Image => {
+            Source::Image => {
                 let gone = self.image_store().unmount_views(container.id()).await;
                 gone.map_err(EngineError::part)
             }
-            Used::Nothing => Ok(()),
+            Source::Host => Ok(()),
         };
         if let Err(error) = done {
             tracing::warn!(container = container.id().short(), %error, "a mount stays");
@@ -139,11 +169,18 @@ impl Engine {
 }
 
 /// What is to be given back.
-enum Used {
+struct Used {
+    source: Source,
+    /// Whether it is shown with other owners.
+    owners: bool,
+}
+
+/// What files are copied from or to.
+enum Source {
     Snapshot,
     Volume(String),
     Image,
-    Nothing,
+    Host,
 }
 
 /// Who has a volume mounted while files of a stopped container are copied.
@@ -156,8 +193,13 @@ fn running(container: &Container, path: &str) -> Option<View> {
     state.has_process().then(|| View {
         root: PathBuf::from(format!("/proc/{}/root", state.pid)),
         path: path.to_owned(),
+        owner: owner_at(container, path),
         _hold: None,
     })
+}
+
+fn owner_at(container: &Container, path: &str) -> Option<OwnerMap> {
+    mount_of(&container.record(), path)?.0.owner
 }
 
 /// The innermost mount that a path is in, and the path below it. Tmpfs is

@@ -37,8 +37,13 @@ pub(super) fn directory(root: &Path, path: &Path, target: &Path) -> Result<(), A
         // Plain marks of absence can't occur: the source is a mounted tree.
         let limits =
             Limits { depth: 2000, bytes: u64::MAX, entries: u64::MAX, ..Limits::default() };
-        let policy =
-            Policy { layer: false, root: true, owner: None, no_overwrite_dir_non_dir: false };
+        let policy = Policy {
+            layer: false,
+            root: true,
+            owner: None,
+            no_overwrite_dir_non_dir: false,
+            stand_in: None,
+        };
         let mut input = TarReader::new(io::BufReader::with_capacity(256 << 10, reader), limits);
         let unpacked = unpack(&mut input, &target, Path::new(""), policy, limits);
         drop(input);

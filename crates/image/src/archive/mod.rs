@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use sampan_sys::inroot;
+use sampan_sys::{fsid, inroot};
 use sampan_types::{ErrorKind, Kind, Timestamp};
 use thiserror::Error;
 use tokio::io::AsyncRead;
@@ -105,6 +105,14 @@ impl ArchiveError {
             Some(code) if code == Errno::ENOSPC as i32 || code == Errno::EDQUOT as i32 => {
                 return Self::NoSpace(path.to_owned());
             }
+            Some(code) if code == Errno::EOVERFLOW as i32 => {
+                return Self::Refused {
+                    entry: path.to_owned(),
+                    reason: "nothing there can belong to its owner: name a path within the mount \
+                             that has other owners (idmap)"
+                        .to_owned(),
+                };
+            }
             _ => {}
         }
         match error.downcast::<Self>() {
@@ -153,8 +161,31 @@ pub struct ExtractOptions {
     pub copy_uid_gid: bool,
     /// Whom new files belong to when the archive's owners aren't kept.
     pub owner: (u32, u32),
+    /// For a mount that shows other owners than its source has.
+    pub stand_in: Option<StandIn>,
     /// Bounds on the archive.
     pub limits: Limits,
+}
+
+/// The one user and the one group that have no counterpart in a mount with
+/// other owners, since they are shown as somebody else, and who that is: what
+/// would be the former's becomes the latter's, who make all the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandIn {
+    /// User and group as the source has them.
+    pub stored: (u32, u32),
+    /// Who they are in the mount.
+    pub shown: (u32, u32),
+}
+
+impl StandIn {
+    /// Who can own what `owner` would.
+    pub(crate) fn of(self, owner: (u32, u32)) -> (u32, u32) {
+        (
+            if owner.0 == self.stored.0 { self.shown.0 } else { owner.0 },
+            if owner.1 == self.stored.1 { self.shown.1 } else { owner.1 },
+        )
+    }
 }
 
 /// What is at `path` within `root`. The path may be relative (to the root); a
@@ -222,6 +253,14 @@ where
             root: false,
             owner: (!options.copy_uid_gid).then_some(options.owner),
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
+            stand_in: options.stand_in,
+        };
+        let _acting = match options.stand_in {
+            Some(StandIn { shown: (user, group), .. }) => Some(
+                fsid::act_as(user, group)
+                    .map_err(|e| ArchiveError::from_io("act as the owner of", &path, e))?,
+            ),
+            None => None,
         };
         unpack(&mut reader, &root, &target, policy, options.limits).map(|_| ())
     })

@@ -165,8 +165,13 @@ impl LayerStore {
         let root = sampan_sys::inroot::open_root(&diff).map_err(ImageError::io("open", &diff))?;
         let mut plain = Hashing::new(io::BufReader::with_capacity(128 << 10, plain));
         let mut reader = TarReader::new(&mut plain, self.limits);
-        let policy =
-            Policy { layer: true, root: true, owner: None, no_overwrite_dir_non_dir: false };
+        let policy = Policy {
+            layer: true,
+            root: true,
+            owner: None,
+            no_overwrite_dir_non_dir: false,
+            stand_in: None,
+        };
         let unpacked = unpack(&mut reader, &root, Path::new(""), policy, self.limits)?;
         // What follows the archive's end belongs to the digest.
         io::copy(&mut plain, &mut io::sink())

@@ -27,7 +27,7 @@ use super::reader::lossy;
 use super::tree::{file_type, is_content_xattr, is_whiteout, look, set_opaque};
 use super::{Entry, EntryKind, TarReader};
 use crate::Limits;
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, StandIn};
 
 /// What differs between a layer and a copy into a container.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,8 @@ pub(crate) struct Policy {
     pub owner: Option<(u32, u32)>,
     /// Refuse to replace a directory by something else, and the reverse.
     pub no_overwrite_dir_non_dir: bool,
+    /// Who owns what would belong to somebody that can't be there.
+    pub stand_in: Option<StandIn>,
 }
 
 /// What was unpacked.
@@ -225,8 +227,8 @@ impl Unpacker<'_> {
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let fd = inroot::open_at(dir, name, flags, Mode::empty()).map_err(failed("open", entry))?;
-        let (uid, gid) = self.policy.owner.unwrap_or((0, 0));
-        fchown(fd.as_raw_fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        let (uid, gid) = self.owner((0, 0));
+        fchown(fd.as_raw_fd(), uid, gid)
             .and_then(|()| fchmod(fd.as_raw_fd(), Mode::from_bits_truncate(0o755)))
             .map_err(failed("change", entry))?;
         Ok(fd)
@@ -377,12 +379,18 @@ impl Unpacker<'_> {
         Ok(())
     }
 
+    /// Whose it becomes what the archive says is `given`'s.
+    fn owner(&self, given: (u32, u32)) -> (Option<Uid>, Option<Gid>) {
+        let wanted = self.policy.owner.unwrap_or(given);
+        let (uid, gid) = self.policy.stand_in.map_or(wanted, |s| s.of(wanted));
+        (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+    }
+
     /// Owner, mode and attributes, in the order in which none undoes another.
     fn dress(&self, entry: &Entry, file: &File) -> Result<(), ArchiveError> {
-        let (uid, gid) = self.policy.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner((entry.uid, entry.gid));
         let fd = file.as_raw_fd();
-        fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(failed("set the owner of", entry))?;
+        fchown(fd, uid, gid).map_err(failed("set the owner of", entry))?;
         fchmod(fd, Mode::from_bits_truncate(entry.mode))
             .map_err(failed("set the mode of", entry))?;
         for (name, value) in &entry.xattrs {
@@ -475,9 +483,8 @@ impl Unpacker<'_> {
         parent: &OwnedFd,
         name: &OsStr,
     ) -> Result<(), ArchiveError> {
-        let (uid, gid) = self.policy.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner((entry.uid, entry.gid));
         let (fd, time) = (Some(parent.as_raw_fd()), time_spec(entry.mtime));
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         fchownat(fd, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(failed("set the owner of", entry))?;
         utimensat(fd, name, &time, &time, UtimensatFlags::NoFollowSymlink)
