@@ -39,7 +39,7 @@ mod shape;
 mod watch;
 mod worker;
 
-pub use care::{EndpointStats, Hop, Place, Trace, TraceRequest, Verdict};
+pub use care::{Denied, EndpointStats, Hop, Place, Trace, TraceRequest, Verdict};
 pub use config::{
     Attachment, BridgeConfig, CniConfig, DnsSpec, DriverConfig, EndpointSpec, GatewayMode,
     IpvlanConfig, IpvlanFlag, IpvlanMode, LinkSpec, MacvlanConfig, MacvlanMode, NetConfig,

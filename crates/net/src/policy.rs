@@ -94,6 +94,18 @@ pub struct PolicyCount {
     pub bytes: u64,
 }
 
+/// What rules denied to a container: packets of flows that it began or that
+/// others began with it, whichever the rule was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeniedCount {
+    /// Its address.
+    pub address: IpAddr,
+    /// Packets, since it came under policy.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 impl PolicyRule {
     /// Whether the rule lets through or stops, rather than to translate.
     #[must_use]

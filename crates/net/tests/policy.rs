@@ -17,7 +17,7 @@ use lab::{
     sandbox, serve, sh, udp,
 };
 use sampan_net::policy::{Action, Direction, Peer, PolicyRule, PortMatch};
-use sampan_net::{DriverConfig, Protocol, Subnet};
+use sampan_net::{DriverConfig, Protocol, SandboxSpec, Subnet};
 use sampan_sys::netns::NetNs;
 
 const A: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
@@ -406,6 +406,53 @@ fn a_container_leaves_the_host_with_the_address_of_its_own() {
         lab.networks.create_network(other.clone()).await.unwrap();
         let counts = lab.networks.policy_counts().await.unwrap();
         assert_eq!((counts.len(), counts[0].packets), (1, 1), "{counts:?}");
+    });
+}
+
+#[test]
+fn what_is_denied_is_counted_for_the_container_that_a_policy_is_about() {
+    lab::run(|| async {
+        let lab = Lab::new().await;
+        let (of_a, of_b) = (lab.spec("172.17.0.2", &[]), lab.spec("172.17.0.3", &[]));
+        let (a, b) = (lab.join(&of_a).await, lab.join(&of_b).await);
+        for container in [&a, &b] {
+            container.serve(80);
+            container.serve(81);
+            container.serve_udp(90);
+        }
+        // What was denied to a and to b, in packets.
+        let denied = async || {
+            let stats = lab.networks.stats(None).await.unwrap();
+            let of = |spec: &SandboxSpec| {
+                let own = stats.iter().find(|s| s.sandbox == spec.sandbox).unwrap();
+                assert_eq!(own.denied.packets == 0, own.denied.bytes == 0);
+                own.denied.packets
+            };
+            (of(&of_a), of(&of_b))
+        };
+        assert_eq!(denied().await, (0, 0), "there is no policy");
+        let sends = with(deny(Direction::Egress, A), &["172.17.0.3"], &["tcp/80", "udp/90"]);
+        lab.networks.set_policies(vec![sends.clone()]).await.unwrap();
+        assert!(!reached(&a, B, 80) && gets(&a, B, 81) && gets(&b, A, 80));
+        let (first, none) = denied().await;
+        assert!(first > 0 && none == 0, "{first} {none}");
+        assert_eq!(ask_udp(&udp(&a.netns), B, 90), None);
+        let (second, none) = denied().await;
+        assert!(second > first && none == 0, "{second} {none}");
+        // Another policy, about the other one, who receives.
+        let mut receives = with(deny(Direction::Ingress, B), &[], &["tcp/81"]);
+        receives.peers = None;
+        receives.name = "receives".to_owned();
+        lab.networks.set_policies(vec![sends, receives.clone()]).await.unwrap();
+        assert_eq!(denied().await, (second, 0), "figures go on");
+        assert!(!reached(&a, B, 81));
+        let (same, received) = denied().await;
+        assert!(same == second && received > 0, "{same} {received}");
+        // Who is no longer under policy has no figures.
+        lab.networks.set_policies(vec![receives]).await.unwrap();
+        assert_eq!(denied().await, (0, received));
+        lab.networks.set_policies(Vec::new()).await.unwrap();
+        assert_eq!(denied().await, (0, 0));
     });
 }
 

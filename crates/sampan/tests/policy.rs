@@ -136,6 +136,45 @@ fn policies_change_what_running_containers_may() {
 }
 
 #[test]
+fn stats_say_what_was_denied_to_whom() {
+    let Some((_lan, mut h)) = host("stats_say_what_was_denied_to_whom") else { return };
+    h.docker("network create nn");
+    for name in ["web", "db"] {
+        h.docker(&format!("run -d --name {name} --label app={name} --net nn busybox {}", web(80)));
+    }
+    let db = address(&h, "db", "nn");
+    eventually("the server", SOON, || reaches(&h, "web", &db, 80).then_some(()));
+    let denied = |h: &Host| -> [u64; 2] {
+        let stats =
+            h.sh(&format!("{SAMPAN} network stats --format '{{{{.Name}}}} {{{{.Denied}}}}' nn"));
+        ["web", "db"].map(|name| {
+            let line = stats.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+            line.trim().parse().unwrap_or_else(|_| panic!("{name}: {stats}"))
+        })
+    };
+    has(&h.sh(&format!("{SAMPAN} network stats --no-stream nn")), &["DENIED"]);
+    assert_eq!(denied(&h), [0, 0]);
+    done(&h, "create --deny ingress --label app=db db-closed");
+    assert!(!reaches(&h, "web", &db, 80));
+    let [web, first] = denied(&h);
+    assert!(web == 0 && first > 0, "{web} {first}");
+    let counted: u64 = done(&h, "inspect -f '{{.Counters.Packets}}' db-closed").parse().unwrap();
+    assert_eq!(counted, first, "the policy stopped nothing else");
+    done(&h, "create --deny egress --label app=web web-closed");
+    crash_and_restart(&mut h);
+    assert!(!reaches(&h, "web", &db, 80));
+    let [sent, received] = denied(&h);
+    assert!(sent > 0 && received >= first, "{sent} {received}");
+    let json = h.sh(&format!("{SAMPAN} network stats --json nn"));
+    has(&json, &[&format!("\"DeniedPackets\":{sent}"), "\"DeniedBytes\":"]);
+    // Whoever starts again has another endpoint.
+    h.docker("restart -t 0 web");
+    assert_eq!(denied(&h)[0], 0);
+    done(&h, "rm db-closed web-closed");
+    assert_eq!(denied(&h), [0, 0]);
+}
+
+#[test]
 fn a_container_leaves_with_its_own_address() {
     let Some((lan, h)) = host("a_container_leaves_with_its_own_address") else { return };
     h.docker("run -d --name mail --label app=mail busybox sleep 1000");

@@ -112,7 +112,7 @@ pub struct Stats {
     network: Option<String>,
 }
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     Column { field: "Network", heading: "NETWORK" },
     Column { field: "Name", heading: "CONTAINER" },
     Column { field: "Interface", heading: "INTERFACE" },
@@ -120,6 +120,7 @@ const COLUMNS: [Column; 10] = [
     Column { field: "Bytes", heading: "BYTES RX / TX" },
     Column { field: "Dropped", heading: "DROPPED" },
     Column { field: "Errors", heading: "ERRORS" },
+    Column { field: "Denied", heading: "DENIED" },
     Column { field: "Connections", heading: "TCP" },
     Column { field: "Retransmits", heading: "RESENT" },
     Column { field: "RTT", heading: "RTT P50 / P99" },
@@ -177,6 +178,7 @@ fn row(stats: &Value) -> Map<String, Value> {
         "Bytes": format!("{} / {}", size("RxBytes"), size("TxBytes")),
         "Dropped": pair("Dropped"),
         "Errors": pair("Errors"),
+        "Denied": number("DeniedPackets").to_string(),
         "Connections": number("Connections").to_string(),
         "Retransmits": number("Retransmits").to_string(),
         "RTT": format!("{} / {}", time("RttP50Micros"), time("RttP99Micros")),

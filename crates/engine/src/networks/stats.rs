@@ -32,6 +32,9 @@ pub struct NetworkStats {
     /// Of these connections' round-trip times, in microseconds.
     pub rtt_p50_micros: Option<u64>,
     pub rtt_p99_micros: Option<u64>,
+    /// What policies about the container stopped, since it came under policy.
+    pub denied_packets: u64,
+    pub denied_bytes: u64,
 }
 
 impl Engine {
@@ -70,6 +73,8 @@ impl Engine {
             retransmits: stats.retransmits,
             rtt_p50_micros: micros(stats.rtt_p50),
             rtt_p99_micros: micros(stats.rtt_p99),
+            denied_packets: stats.denied.packets,
+            denied_bytes: stats.denied.bytes,
         }
     }
 }

@@ -16,7 +16,7 @@ use sampan_sys::netns::NetNs;
 use sampan_types::{NetworkId, SandboxId};
 
 pub(crate) use check::{Taken, overlaps};
-pub use stats::EndpointStats;
+pub use stats::{Denied, EndpointStats};
 pub use trace::{Hop, Place, Trace, TraceRequest, Verdict};
 
 use crate::config::{Attachment, NetworkSpec};

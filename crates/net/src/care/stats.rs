@@ -1,6 +1,7 @@
 //! What passed endpoints, and how their TCP connections fare.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sampan_sys::netlink::{LinkStats, Route};
@@ -34,6 +35,17 @@ pub struct EndpointStats {
     pub rtt_p50: Option<Duration>,
     /// The round-trip time that 99 % of these connections stay below.
     pub rtt_p99: Option<Duration>,
+    /// Packets and bytes that policies about it stopped.
+    pub denied: Denied,
+}
+
+/// What policies stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 pub(super) async fn run(
@@ -41,12 +53,21 @@ pub(super) async fn run(
     network: Option<NetworkId>,
 ) -> Result<Vec<EndpointStats>, NetError> {
     let looked = sandboxes(inner, network.as_ref());
-    let mut all = blocking(move || Ok(read(&looked, network.as_ref()))).await?;
+    let denied = inner.firewall().denied().await?;
+    let denied: HashMap<IpAddr, Denied> = denied
+        .into_iter()
+        .map(|d| (d.address, Denied { packets: d.packets, bytes: d.bytes }))
+        .collect();
+    let mut all = blocking(move || Ok(read(&looked, network.as_ref(), &denied))).await?;
     all.sort_by(|a, b| (&a.sandbox, &a.interface).cmp(&(&b.sandbox, &b.interface)));
     Ok(all)
 }
 
-fn read(looked: &[Looked], network: Option<&NetworkId>) -> Vec<EndpointStats> {
+fn read(
+    looked: &[Looked],
+    network: Option<&NetworkId>,
+    denied: &HashMap<IpAddr, Denied>,
+) -> Vec<EndpointStats> {
     let paths: Vec<_> = looked.iter().map(|l| l.netns.clone()).collect();
     let mut all = Vec::new();
     let mut rest = looked.iter();
@@ -55,7 +76,10 @@ fn read(looked: &[Looked], network: Option<&NetworkId>) -> Vec<EndpointStats> {
         let read = entered.is_ok().then(read_here).flatten();
         let Some((links, connections)) = read else { return };
         let wanted = looked.attachments.iter().filter(|a| network.is_none_or(|n| a.network == *n));
-        all.extend(wanted.filter_map(|a| of(&looked.sandbox, a, &links, &connections)));
+        all.extend(wanted.filter_map(|a| {
+            let found = of(&looked.sandbox, a, &links, &connections)?;
+            Some(EndpointStats { denied: sum(a, denied), ..found })
+        }));
     });
     if let Err(error) = toured {
         tracing::warn!(%error, "failed to look into the sandboxes");
@@ -94,6 +118,16 @@ fn of(
         retransmits: own.iter().map(|c| u64::from(c.retransmits)).sum(),
         rtt_p50: quantile(&times, 50),
         rtt_p99: quantile(&times, 99),
+        denied: Denied::default(),
+    })
+}
+
+/// What was denied to any of an endpoint's addresses.
+fn sum(attachment: &Attachment, denied: &HashMap<IpAddr, Denied>) -> Denied {
+    let of = attachment.addresses.iter().filter_map(|a| denied.get(&a.addr()));
+    of.fold(Denied::default(), |all, one| Denied {
+        packets: all.packets + one.packets,
+        bytes: all.bytes + one.bytes,
     })
 }
 

@@ -29,7 +29,7 @@ pub use crate::driver::BoxFuture;
 use crate::error::NetError;
 use crate::mac::MacAddr;
 use crate::names::NameSet;
-use crate::policy::{PolicyCount, PolicyRule};
+use crate::policy::{DeniedCount, PolicyCount, PolicyRule};
 use crate::ports::Protocol;
 
 /// What may pass into and out of a bridge network.
@@ -241,4 +241,7 @@ pub trait Firewall: Send + Sync {
 
     /// What the policies' rules met, as far as they met anything.
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>>;
+
+    /// What the policies denied to containers, by their addresses.
+    fn denied(&self) -> BoxFuture<'_, Result<Vec<DeniedCount>, NetError>>;
 }

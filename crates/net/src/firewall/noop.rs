@@ -11,7 +11,7 @@ use super::{
 };
 use crate::error::NetError;
 use crate::names::NameSet;
-use crate::policy::{PolicyCount, PolicyRule};
+use crate::policy::{DeniedCount, PolicyCount, PolicyRule};
 
 /// No firewall.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +78,10 @@ impl Firewall for NoFirewall {
     }
 
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn denied(&self) -> BoxFuture<'_, Result<Vec<DeniedCount>, NetError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }

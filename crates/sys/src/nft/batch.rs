@@ -1,6 +1,6 @@
 //! Changes that are applied together.
 
-use super::expr::write_verdict;
+use super::expr::{Expr, write_verdict};
 use super::model::{
     Chain, DataType, Element, ElementValue, Family, Rule, Ruleset, Set, SetKeeps, SetValue,
 };
@@ -27,7 +27,10 @@ pub(super) const NFT_SET_TIMEOUT: u32 = 0x10;
 pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
 pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+/// `enum nft_set_attributes`: what each element gets (kernel 5.7).
+pub(super) const NFTA_SET_EXPR: u16 = 17;
 
 /// `NFTNL_UDATA_SET_KEYBYTEORDER`, 4 bytes: `BYTEORDER_HOST_ENDIAN`.
 const UDATA_HOST_ORDER: [u8; 6] = {
@@ -162,7 +165,7 @@ impl Batch {
         let mut m = message(self.family, Kind::NewSet, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         m.text(1, table).text(2, &set.name);
         let kept = match set.keeps {
-            SetKeeps::Keys => 0,
+            SetKeeps::Keys | SetKeeps::Counts => 0,
             SetKeeps::Ranges => NFT_SET_INTERVAL,
             SetKeeps::Timeouts => NFT_SET_TIMEOUT,
         };
@@ -180,6 +183,9 @@ impl Batch {
         m.be32(10, self.sets);
         if DataType::is_host_order(set.key.id) {
             m.raw(13, &UDATA_HOST_ORDER);
+        }
+        if set.keeps == SetKeeps::Counts {
+            m.nest(NFTA_SET_EXPR, |m| Expr::counter().write(m));
         }
         self.push(m, format!("create set {} of table {table}", set.name));
         self
@@ -317,6 +323,9 @@ fn write_element(m: &mut Message, element: &Element, adding: bool) {
         }
         ElementValue::Expires(milliseconds) => {
             m.raw(NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+        }
+        ElementValue::Counted { packets, bytes } => {
+            m.nest(NFTA_SET_ELEM_EXPR, |m| Expr::counter_from(*packets, *bytes).write(m));
         }
         ElementValue::Data(data) => {
             m.nest(2, |m| {

@@ -3,9 +3,11 @@
 use super::Nft;
 use super::batch::{
     Kind, NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFT_SET_TIMEOUT, NFTA_HOOK_DEV,
-    NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_FLAGS, comment_of, message,
+    NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_EXPR, NFTA_SET_ELEM_FLAGS, NFTA_SET_EXPR, comment_of,
+    message,
 };
 use super::expr::Expr;
+use super::flow::{figures, is_counter};
 use super::model::{
     BaseChain, Chain, ChainKind, Element, ElementValue, Family, Hook, Policy, Rule, Ruleset, Set,
     SetKeeps, SetType, SetValue, Verdict,
@@ -174,6 +176,7 @@ fn parse_set(body: &[u8]) -> Option<Set> {
     let keeps = match flags {
         f if f & NFT_SET_INTERVAL != 0 => SetKeeps::Ranges,
         f if f & NFT_SET_TIMEOUT != 0 => SetKeeps::Timeouts,
+        _ if find(body, NFTA_SET_EXPR).is_some_and(is_counter) => SetKeeps::Counts,
         _ => SetKeeps::Keys,
     };
     Some(Set { name: find(body, 2).map(text)?, key, value, keeps, elements: Vec::new() })
@@ -201,7 +204,10 @@ fn parse_element(body: &[u8]) -> Option<Element> {
         None if find(body, NFTA_SET_ELEM_FLAGS).is_some_and(range_end) => ElementValue::RangeEnd,
         None => match find(body, NFTA_SET_ELEM_EXPIRATION).and_then(expires) {
             Some(milliseconds) => ElementValue::Expires(milliseconds),
-            None => ElementValue::None,
+            None => match find(body, NFTA_SET_ELEM_EXPR).and_then(figures) {
+                Some((packets, bytes)) => ElementValue::Counted { packets, bytes },
+                None => ElementValue::None,
+            },
         },
         Some(data) => match (find(data, 1), find(data, 2)) {
             (Some(value), _) => ElementValue::Data(value.to_vec()),

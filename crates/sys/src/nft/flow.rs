@@ -184,20 +184,29 @@ impl Nft {
 }
 
 fn parse_count(rule: &[u8]) -> Option<RuleCount> {
-    let counter = attributes(find(rule, 4)?)
-        .map(|(_, expression)| expression)
-        .find(|e| find(e, 1).map(text).as_deref() == Some("counter"))?;
-    let figures = find(counter, 2)?;
+    let mut expressions = attributes(find(rule, 4)?).map(|(_, expression)| expression);
+    let (packets, bytes) = figures(expressions.find(|e| is_counter(e))?)?;
+    Some(RuleCount {
+        chain: find(rule, 2).map(text)?,
+        comment: find(rule, 7).map(super::batch::comment_of).unwrap_or_default(),
+        packets,
+        bytes,
+    })
+}
+
+/// Whether a dumped expression is a counter.
+pub(super) fn is_counter(expression: &[u8]) -> bool {
+    find(expression, 1).map(text).as_deref() == Some("counter")
+}
+
+/// The packets and bytes of a dumped counter.
+pub(super) fn figures(counter: &[u8]) -> Option<(u64, u64)> {
+    let figures = find(counter, 2).filter(|_| is_counter(counter))?;
     let number = |kind| {
         let bytes = find(figures, kind)?;
         Some(u64::from_be_bytes(bytes.try_into().ok()?))
     };
-    Some(RuleCount {
-        chain: find(rule, 2).map(text)?,
-        comment: find(rule, 7).map(super::batch::comment_of).unwrap_or_default(),
-        packets: number(2).unwrap_or_default(),
-        bytes: number(1).unwrap_or_default(),
-    })
+    Some((number(2).unwrap_or_default(), number(1).unwrap_or_default()))
 }
 
 #[cfg(test)]

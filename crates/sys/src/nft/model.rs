@@ -38,8 +38,12 @@ impl Ruleset {
         self.chains.sort_by(|a, b| a.name.cmp(&b.name));
         self.sets.sort_by(|a, b| a.name.cmp(&b.name));
         for set in &mut self.sets {
-            if set.keeps == SetKeeps::Timeouts {
-                set.elements.clear();
+            match set.keeps {
+                SetKeeps::Timeouts => set.elements.clear(),
+                SetKeeps::Counts => {
+                    set.elements.iter_mut().for_each(|e| e.value = ElementValue::None);
+                }
+                SetKeeps::Keys | SetKeeps::Ranges => {}
             }
             set.elements.sort_by(|a, b| a.key.cmp(&b.key));
         }
@@ -207,6 +211,9 @@ pub enum SetKeeps {
     /// [`ElementValue::RangeEnd`] that is the first behind it. Ranges neither
     /// meet nor overlap.
     Ranges,
+    /// Each for itself, with a count of the packets that a lookup found it for.
+    /// Figures are not compared.
+    Counts,
     /// Each until its time is up. Such elements are not compared: others may
     /// add and remove them.
     Timeouts,
@@ -283,6 +290,13 @@ pub enum ElementValue {
     RangeEnd,
     /// Nothing: the key is removed after this many milliseconds.
     Expires(u64),
+    /// Nothing: so much was looked up that had the key.
+    Counted {
+        /// Packets.
+        packets: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
 }
 
 /// What becomes of a packet.

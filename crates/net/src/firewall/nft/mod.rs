@@ -38,7 +38,7 @@ use super::{
 use crate::error::NetError;
 use crate::flows::StaleFlows;
 use crate::names::NameSet;
-use crate::policy::{PolicyCount, PolicyRule};
+use crate::policy::{DeniedCount, PolicyCount, PolicyRule};
 use crate::worker::{MANY_PORTS, Reaper, Worker};
 
 /// The firewall of one instance.
@@ -455,5 +455,9 @@ impl Firewall for NftFirewall {
 
     fn policy_counts(&self) -> BoxFuture<'_, Result<Vec<PolicyCount>, NetError>> {
         Box::pin(self.policies.counts())
+    }
+
+    fn denied(&self) -> BoxFuture<'_, Result<Vec<DeniedCount>, NetError>> {
+        Box::pin(self.policies.denied())
     }
 }

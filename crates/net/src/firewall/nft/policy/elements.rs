@@ -101,7 +101,7 @@ pub(super) fn difference(
         match keeps {
             // Others fill these.
             SetKeeps::Timeouts => Vec::new(),
-            SetKeeps::Keys => {
+            SetKeeps::Keys | SetKeeps::Counts => {
                 let other: HashMap<&[u8], &Element> =
                     other.iter().map(|e| (e.key.as_slice(), e)).collect();
                 let same = |e: &&Element| other.get(e.key.as_slice()) == Some(e);

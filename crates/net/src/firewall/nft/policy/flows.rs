@@ -3,6 +3,7 @@
 //! ```text
 //! forward, input, output ─> decide ─┬─ of no known flow ─> stray
 //!                                   └─ of a container under policy ─> judge ─> egress, ingress
+//!                                                  denied: counted by container <─┘
 //! postrouting ─> source addresses
 //! ```
 //!
@@ -11,6 +12,8 @@
 //!   the real ones before and behind every translation.
 //! - What is allowed returns from its chain, so that the other end is asked
 //!   as well.
+//! - What is denied ends in a chain that counts it for the container that the
+//!   policy is about, by elements of a set; what passes never gets there.
 //! - A flow to an address that is allowed by its name gets a label, and is
 //!   allowed by that for as long as it lives: the address may be forgotten.
 
@@ -72,6 +75,27 @@ fn all_subjects(v4: bool) -> &'static str {
     if v4 { "subjects4" } else { "subjects6" }
 }
 
+/// The set of the addresses that something was denied to, with how much.
+pub(super) fn denied_set(v4: bool) -> &'static str {
+    if v4 { "denied4" } else { "denied6" }
+}
+
+/// Where packets end that are denied to who sends, or receives, the flow.
+fn denied_chain(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "denied-egress",
+        Direction::Ingress => "denied-ingress",
+    }
+}
+
+/// Which direction of a flow comes from who sends, or receives, it.
+fn flow_of(direction: Direction) -> FlowDirection {
+    match direction {
+        Direction::Egress => FlowDirection::Original,
+        Direction::Ingress => FlowDirection::Reply,
+    }
+}
+
 /// The whole table.
 pub(super) fn ruleset(set: &PolicySet) -> Ruleset {
     let mut ruleset = Ruleset { chains: chains(set), sets: sets(set), rules: fixed_rules(set) };
@@ -104,6 +128,8 @@ fn chains(set: &PolicySet) -> Vec<Chain> {
         inner("judge"),
         inner("egress"),
         inner("ingress"),
+        inner(denied_chain(Direction::Egress)),
+        inner(denied_chain(Direction::Ingress)),
     ];
     if set.rules.iter().any(|r| !r.is_verdict()) {
         chains.push(base("postrouting", ChainKind::Nat, Hook::Postrouting, SOURCE));
@@ -129,7 +155,9 @@ fn sets(set: &PolicySet) -> Vec<Set> {
     for v4 in [true, false] {
         let mut all = plain(all_subjects(v4).to_owned(), v4);
         all.elements = elements::addresses(subjects.clone(), v4);
-        sets.push(all);
+        let mut denied = plain(denied_set(v4).to_owned(), v4).keeping(SetKeeps::Counts);
+        denied.elements = all.elements.clone();
+        sets.extend([all, denied]);
         for rule in &set.rules {
             let mut of = plain(subject_set(&rule.name, v4), v4);
             of.elements = elements::addresses(rule.subjects.iter(), v4);
@@ -230,6 +258,17 @@ fn fixed_rules(set: &PolicySet) -> Vec<Rule> {
     rules.push(rule("judge", middle_of_flow(), drop(), "an answer of an unknown flow"));
     rules.push(rule("judge", [], jump("egress"), "what containers send"));
     rules.push(rule("judge", [], jump("ingress"), "what containers receive"));
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let chain = denied_chain(direction);
+        for v4 in [true, false] {
+            // The lookup counts. Who is not in the set is denied all the same.
+            let key = Expr::flow(source(v4), flow_of(direction), R);
+            let expressions = vec![key, Expr::lookup(denied_set(v4), R)];
+            let comment = "counted for the container".to_owned();
+            rules.push(Rule { chain: chain.to_owned(), expressions, comment });
+        }
+        rules.push(rule(chain, [], drop(), "denied"));
+    }
     if set.rules.iter().any(|r| !r.is_verdict()) {
         let when = [Expr::meta(MetaKey::OifName, R), Expr::lookup("networks", R)];
         let leave = Expr::verdict(&Verdict::Accept);
@@ -299,7 +338,7 @@ fn alternatives(rule: &PolicyRule) -> Vec<Vec<Expr>> {
                     expressions.extend(set_label(&rule.name));
                 }
                 expressions.push(Expr::counter());
-                expressions.extend(then(rule.action));
+                expressions.extend(then(rule));
                 all.push(expressions);
             }
         }
@@ -307,10 +346,12 @@ fn alternatives(rule: &PolicyRule) -> Vec<Vec<Expr>> {
     all
 }
 
-fn then(action: Action) -> Vec<Expr> {
-    match action {
+fn then(rule: &PolicyRule) -> Vec<Expr> {
+    match rule.action {
         Action::Allow => vec![Expr::verdict(&Verdict::Return)],
-        Action::Deny => vec![Expr::verdict(&Verdict::Drop)],
+        Action::Deny => {
+            vec![Expr::verdict(&Verdict::Goto(denied_chain(rule.direction).to_owned()))]
+        }
         Action::Source(address) => {
             let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             vec![Expr::immediate(&elements::octets(address), R), Expr::source_nat(family, R)]
@@ -319,11 +360,10 @@ fn then(action: Action) -> Vec<Expr> {
 }
 
 fn subject(rule: &PolicyRule, v4: bool) -> Vec<Expr> {
-    let direction = match rule.direction {
-        Direction::Egress => FlowDirection::Original,
-        Direction::Ingress => FlowDirection::Reply,
-    };
-    vec![Expr::flow(source(v4), direction, R), Expr::lookup(&subject_set(&rule.name, v4), R)]
+    vec![
+        Expr::flow(source(v4), flow_of(rule.direction), R),
+        Expr::lookup(&subject_set(&rule.name, v4), R),
+    ]
 }
 
 fn ports(rule: &PolicyRule) -> Vec<Vec<Expr>> {

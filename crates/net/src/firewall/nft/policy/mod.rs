@@ -24,16 +24,19 @@ mod flows;
 mod frames;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sampan_sys::netlink::NetlinkError;
-use sampan_sys::nft::{Batch, Element, Expr, Family, Nft, RuleCount, Ruleset, Set, SetKeeps};
+use sampan_sys::nft::{
+    Batch, Element, ElementValue, Expr, Family, Nft, RuleCount, Ruleset, Set, SetKeeps,
+};
 
 use crate::error::NetError;
 use crate::firewall::{PolicyOutcome, PolicySet};
 use crate::mac::MacAddr;
 use crate::names::NameSet;
-use crate::policy::{Peer, PolicyCount, PolicyRule};
+use crate::policy::{DeniedCount, Peer, PolicyCount, PolicyRule};
 use crate::worker::{Kernel, Worker};
 
 /// What the comments of policies' rules begin with.
@@ -140,6 +143,37 @@ impl PolicyTables {
         let table = self.table.clone();
         let counts = self.worker.run(move |kernel| kernel.nft.counts(Family::Inet, &table)).await?;
         Ok(sum(counts.map_err(NetError::kernel("read the counters of policies"))?))
+    }
+
+    /// What was denied to whom.
+    pub async fn denied(&self) -> Result<Vec<DeniedCount>, NetError> {
+        let table = self.table.clone();
+        let listed = self.worker.run(move |kernel| {
+            let mut all = Vec::new();
+            for v4 in [true, false] {
+                let set = flows::denied_set(v4);
+                match kernel.nft.elements(Family::Inet, &table, set) {
+                    Ok(elements) => all.extend(elements.iter().filter_map(denied)),
+                    // Without policies there is no table.
+                    Err(e) if e.is_absent() => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(all)
+        });
+        listed.await?.map_err(NetError::kernel("read what policies denied"))
+    }
+}
+
+/// The address of an element, with its figures.
+fn denied(element: &Element) -> Option<DeniedCount> {
+    let address = match *element.key {
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(element.key.as_slice()).ok()?),
+    };
+    match element.value {
+        ElementValue::Counted { packets, bytes } => Some(DeniedCount { address, packets, bytes }),
+        _ => None,
     }
 }
 
@@ -261,6 +295,12 @@ fn replace(
                     set.elements = nft.elements(family, table, &set.name)?;
                 }
             }
+            for set in ruleset.sets.iter_mut().filter(|s| s.keeps == SetKeeps::Counts) {
+                if there.contains(&set.name) {
+                    let counted = nft.elements(family, table, &set.name)?;
+                    go_on_with(&mut set.elements, &counted);
+                }
+            }
         }
         batch.family(family).replace_table(table, &ruleset);
     }
@@ -275,6 +315,16 @@ fn go_on_counting(ruleset: &mut Ruleset, mut counts: Vec<RuleCount>) {
         let count = counts.remove(at);
         for expression in rule.expressions.iter_mut().filter(|e| e.is_counter()) {
             *expression = Expr::counter_from(count.packets, count.bytes);
+        }
+    }
+}
+
+/// Lets elements that stay go on from their figures.
+fn go_on_with(elements: &mut [Element], counted: &[Element]) {
+    let counted: HashMap<&[u8], &Element> = counted.iter().map(|c| (c.key.as_slice(), c)).collect();
+    for element in elements {
+        if let Some(before) = counted.get(element.key.as_slice()) {
+            element.value = before.value.clone();
         }
     }
 }
