@@ -33,7 +33,7 @@ use sampan_types::VolumeName;
 use self::keeper::{Entry, Inner, volume};
 use self::protocol::{Capable, List};
 use crate::local::{blocking, spawned};
-use crate::{BoxFuture, Details, Driver, Volume, VolumeError, VolumeSpec, copy_up};
+use crate::{BoxFuture, Details, Driver, Volume, VolumeError, VolumeSpec, copy};
 
 /// How long a plugin may take to tell what it has.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -161,13 +161,18 @@ impl Driver for PluginVolumes {
         inside: &'a Path,
     ) -> BoxFuture<'a, Result<(), VolumeError>> {
         Box::pin(async move {
+            let (image, place) = (rootfs.to_owned(), inside.to_owned());
+            if blocking(move || copy::open_inside(&image, &place)).await?.is_none() {
+                // Its plugin need not be asked.
+                return Ok(());
+            }
             let user = format!("copy-up-{name}");
             let (using, target) = self.inner.mount(name, &user).await?;
             let (rootfs, inside) = (rootfs.to_owned(), inside.to_owned());
             // Goes on when nobody waits any more: nothing may be unmounted
             // while it is written to.
             spawned(async move {
-                let copied = blocking(move || copy_up(&rootfs, &inside, &target)).await;
+                let copied = blocking(move || copy::copy_up(&rootfs, &inside, &target)).await;
                 copied.and(using.end().await)
             })
             .await

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sampan_types::VolumeName;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::keeper::{Entry, Inner, failed};
@@ -23,6 +24,10 @@ use crate::local::spawned;
 
 /// How long unmounting waits for a plugin. It goes on by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After how many seconds a plugin that failed in unmounting is asked again. After that, when the
+/// volume is removed, or the daemon starts.
+const AGAIN: [u64; 6] = [1, 2, 8, 30, 120, 600];
 
 /// Who needs a volume no longer, and stands in its record still.
 #[derive(Debug, Default)]
@@ -45,6 +50,11 @@ impl Leaving {
     /// The user leaves. Says whether somebody has to ask the plugin now.
     fn begin(&self, user: &str) -> bool {
         self.users().insert(user.to_owned(), true) != Some(true)
+    }
+
+    /// Somebody asks again after a failure. Says whether that is needed still.
+    fn again(&self, user: &str) -> bool {
+        self.users().get_mut(user).is_some_and(|asked| !std::mem::replace(asked, true))
     }
 
     /// The plugin could not be asked.
@@ -87,13 +97,8 @@ impl Using {
 impl Drop for Using {
     fn drop(&mut self) {
         if self.ends && self.leaving.begin(&self.user) {
-            let left = self.inner.clone().leave(self.name.clone(), self.user.clone());
-            let name = self.name.clone();
-            self.runtime.spawn(async move {
-                if let Err(error) = left.await {
-                    tracing::warn!(volume = %name, %error, "what nobody uses stays mounted");
-                }
-            });
+            let left = Arc::clone(&self.inner).leave(self.name.clone(), self.user.clone(), None);
+            self.runtime.spawn(left);
         }
     }
 }
@@ -179,31 +184,51 @@ impl Inner {
         if !entry.record.users.contains(user) || !entry.leaving.begin(user) {
             return Ok(());
         }
-        let left = spawned(self.clone().leave(name.clone(), user.to_owned()));
-        timeout(PATIENCE, left).await.unwrap_or_else(|_| {
-            Err(VolumeError::Busy { operation: "unmount", name: name.to_string() })
-        })
+        let (told, first) = oneshot::channel();
+        tokio::spawn(Arc::clone(self).leave(name.clone(), user.to_owned(), Some(told)));
+        match timeout(PATIENCE, first).await {
+            Ok(Ok(done)) => done,
+            _ => Err(VolumeError::Busy { operation: "unmount", name: name.to_string() }),
+        }
     }
 
     /// Has a volume unmounted for who does not use it, when it is its turn.
     fn leave_later(self: &Arc<Self>, entry: &Entry, name: &VolumeName, user: &str) {
-        if !entry.leaving.begin(user) {
-            return;
+        if entry.leaving.begin(user) {
+            tokio::spawn(Arc::clone(self).leave(name.clone(), user.to_owned(), None));
         }
-        let left = self.clone().leave(name.clone(), user.to_owned());
-        tokio::spawn(async move {
-            if let Err(error) = left.await {
-                tracing::warn!(%error, "a volume that nobody uses stays mounted");
-            }
-        });
     }
 
     /// Asks the plugin to unmount a volume for a user that is leaving, when it
-    /// is its turn.
-    async fn leave(self: Arc<Self>, name: VolumeName, user: String) -> Result<(), VolumeError> {
-        let Ok(entry) = self.entry(&name) else { return Ok(()) };
-        let _turn = entry.turn.lock().await;
-        self.leave_in_turn(&entry, &name, &user).await
+    /// is its turn, and asks again after a failure. Tells how it went first.
+    async fn leave(
+        self: Arc<Self>,
+        name: VolumeName,
+        user: String,
+        mut told: Option<oneshot::Sender<Result<(), VolumeError>>>,
+    ) {
+        let Ok(entry) = self.entry(&name) else { return };
+        for wait in AGAIN {
+            let left = {
+                let _turn = entry.turn.lock().await;
+                self.leave_in_turn(&entry, &name, &user).await
+            };
+            let failed = left.is_err();
+            match (told.take(), left) {
+                // Nobody waits any more when this fails.
+                (Some(told), left) => drop(told.send(left)),
+                (None, Err(error)) => tracing::warn!(%error, "what nobody uses stays mounted"),
+                (None, Ok(())) => {}
+            }
+            if !failed {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            if !entry.leaving.again(&user) {
+                return;
+            }
+        }
+        entry.leaving.fail(&user);
     }
 
     async fn leave_in_turn(
