@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use sampan_types::{ContainerId, ErrorKind, Kind};
 use thiserror::Error;
 
+use crate::container::CallOff;
+
 /// The engine's result.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
@@ -49,6 +51,16 @@ pub enum EngineError {
     /// The object's state or another object forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// It waited for a volume, and somebody called it off.
+    #[error("the {operation} of container {container} was cancelled: {why}")]
+    CalledOff {
+        /// `start`, `creation` or `copy`.
+        operation: &'static str,
+        /// The container's name.
+        container: String,
+        /// Why.
+        why: CallOff,
+    },
     /// Something that the request names is not there.
     #[error("{0}")]
     NotFound(String),
@@ -104,6 +116,7 @@ impl Kind for EngineError {
             | Self::NotRunning(_)
             | Self::PausedExec(_)
             | Self::Restarting(_)
+            | Self::CalledOff { .. }
             | Self::Conflict(_) => ErrorKind::Conflict,
             Self::NotModified(_) => ErrorKind::NotModified,
             Self::NotSupported(_) => ErrorKind::NotImplemented,

@@ -38,11 +38,9 @@ async fn create(
         return Err(ApiError::invalid("config cannot be empty in order to create a container"));
     }
     let body = create::parse(&text, version)?;
-    let answer = run(async move {
-        let platform = query.text("platform");
-        api.engine.container_create(query.text("name"), platform, body).await
-    })
-    .await?;
+    // In a task of its own there, which learns that the client went away.
+    let platform = query.text("platform");
+    let answer = api.engine.container_create(query.text("name"), platform, body).await?;
     Ok((StatusCode::CREATED, Out(answer)).into_response())
 }
 

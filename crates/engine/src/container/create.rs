@@ -18,10 +18,11 @@ use sampan_types::docker::{
 };
 use sampan_types::{ContainerId, ContainerName, EventType, NameError, Timestamp};
 use sampan_volume::{Volume, VolumeSpec};
+use tokio_util::sync::CancellationToken;
 
 use super::mounts::{self, Plan, VolumeWish};
 use super::namespaces::check_modes;
-use super::{Container, logging, merge, names, ports, validate};
+use super::{CallOff, Container, logging, merge, names, ports, validate};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::{
@@ -49,6 +50,10 @@ impl Engine {
     ) -> Result<ContainerCreateResponse> {
         let (engine, name) = (self.clone(), name.map(str::to_owned));
         let platform = platform.map(str::to_owned);
+        // A container whose client is gone is nobody's: one that waits for a
+        // volume is not made any more.
+        let gone = CancellationToken::new();
+        let _here = gone.clone().drop_guard();
         self.detached(async move {
             let id = ContainerId::random();
             let name = parse_name(name.as_deref())?;
@@ -56,7 +61,7 @@ impl Engine {
             engine.check_volumes(&draft.volumes).await?;
             let name = engine.reserve_name(name, &id)?;
             let taken = name.clone();
-            match engine.make(draft, name).await {
+            match engine.make(draft, name, &gone).await {
                 Ok(response) => Ok(response),
                 Err(e) => {
                     engine.inner.containers.release(&taken, &id);
@@ -236,17 +241,41 @@ impl Engine {
 
     /// Writes the record and makes what it says; undoes everything when a
     /// step fails.
-    async fn make(&self, draft: Draft, name: ContainerName) -> Result<ContainerCreateResponse> {
+    async fn make(
+        &self,
+        draft: Draft,
+        name: ContainerName,
+        gone: &CancellationToken,
+    ) -> Result<ContainerCreateResponse> {
         let Draft { mut record, volumes, warnings } = draft;
         record.name = name;
         let c = Container::new(record);
+        let _ops = c.ops.lock().await;
+        self.inner.containers.make(Arc::clone(&c));
         crate::fault!("create:before-record");
         self.persist(&c).await?;
         crate::fault!("create:after-record");
         let mut made = Vec::new();
-        if let Err(e) = self.build(&c, &volumes, &mut made).await {
-            self.unmake(&c, &made).await;
-            return Err(e);
+        let built = {
+            let build = self.build(&c, &volumes, &mut made);
+            tokio::pin!(build);
+            tokio::select! {
+                built = &mut build => built,
+                () = gone.cancelled() => {
+                    let _off = c.call_off(CallOff::Abandoned);
+                    build.await
+                }
+            }
+        };
+        match built {
+            Ok(()) => {}
+            // The next daemon undoes it.
+            Err(EngineError::ShuttingDown) => return Err(EngineError::ShuttingDown),
+            Err(e) => {
+                self.unmake(&c, &made).await;
+                c.mark_removed();
+                return Err(e);
+            }
         }
         let id = c.id().to_string();
         self.inner.containers.insert(Arc::clone(&c));
@@ -282,7 +311,7 @@ impl Engine {
         }
         crate::fault!("create:after-volume");
         if volumes.iter().any(|v| v.copy) {
-            let copied = self.copy_up(c.id(), volumes).await;
+            let copied = self.copy_up(c, volumes).await;
             let unmounted = self.image_store().unmount(c.id()).await;
             copied?;
             unmounted?;
@@ -325,10 +354,12 @@ impl Engine {
         Ok(created.volume)
     }
 
-    async fn copy_up(&self, id: &ContainerId, volumes: &[VolumeWish]) -> Result<()> {
-        let rootfs = self.image_store().mount(id).await?;
+    async fn copy_up(&self, c: &Container, volumes: &[VolumeWish]) -> Result<()> {
+        let rootfs = self.image_store().mount(c.id()).await?;
         for wish in volumes.iter().filter(|v| v.copy) {
-            self.volume_store().copy_up(wish.name.as_str(), &rootfs, &wish.destination).await?;
+            let store = self.volume_store();
+            let copy = store.copy_up(wish.name.as_str(), &rootfs, &wish.destination);
+            self.unless_called_off(c, "creation", copy).await?;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use sampan_runtime::user::{self, ResolvedUser};
 use sampan_sys::file::write_replace;
 use sampan_sys::{inroot, mount};
 
+use super::Container;
 use super::namespaces::{shares_shm, shm_path};
 use super::owners::mount_owned;
 use super::resolv::{self, ResolvSettings};
@@ -37,14 +38,19 @@ pub(super) struct Prepared {
 impl Engine {
     /// Mounts the root and the volumes and makes everything that the
     /// specification refers to. Repeatable.
-    pub(super) async fn prepare_files(&self, record: &ContainerRecord) -> Result<Prepared> {
+    pub(super) async fn prepare_files(
+        &self,
+        c: &Container,
+        record: &ContainerRecord,
+    ) -> Result<Prepared> {
         let rootfs = self.image_store().mount(&record.id).await?;
         crate::fault!("start:after-mount");
         let mut sources = Vec::with_capacity(record.mounts.len());
         for m in &record.mounts {
             sources.push(match (&m.volume, &m.image) {
                 (Some(name), _) => {
-                    self.volume_store().mount(name.as_str(), record.id.as_str()).await?
+                    let mount = self.volume_store().mount(name.as_str(), record.id.as_str());
+                    self.unless_called_off(c, "start", mount).await?
                 }
                 (_, Some(image)) => self.image_store().mount_view(&record.id, &image.id).await?,
                 _ => m.source.clone(),

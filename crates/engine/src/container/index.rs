@@ -16,6 +16,8 @@ struct Maps {
     by_id: BTreeMap<String, Arc<Container>>,
     /// Names, also those of containers that are just being made.
     by_name: HashMap<String, ContainerId>,
+    /// Those that are just being made, by id.
+    making: HashMap<String, Arc<Container>>,
 }
 
 /// The index. See the module's documentation.
@@ -91,11 +93,31 @@ impl Index {
         if maps.by_name.get(name.as_str()) == Some(id) {
             maps.by_name.remove(name.as_str());
         }
+        maps.making.remove(id.as_str());
+    }
+
+    /// Notes that a container is being made, until it is added or its name is
+    /// given back. Nobody finds it yet but by [`Index::being_made`].
+    pub fn make(&self, container: Arc<Container>) {
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.making.insert(container.id().to_string(), container);
+    }
+
+    /// Finds a container that is being made by its whole id or its name.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchContainer`].
+    pub fn being_made(&self, text: &str) -> Result<Arc<Container>> {
+        let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+        let name = text.strip_prefix('/').unwrap_or(text);
+        let id = maps.by_name.get(name).map_or(text, ContainerId::as_str);
+        maps.making.get(id).cloned().ok_or_else(|| EngineError::NoSuchContainer(text.to_owned()))
     }
 
     /// Adds a container; its name must have been reserved.
     pub fn insert(&self, container: Arc<Container>) {
         let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.making.remove(container.id().as_str());
         maps.by_id.insert(container.id().to_string(), container);
     }
 
@@ -153,5 +175,22 @@ mod tests {
         index.reserve(&name, &other).unwrap();
         index.release(&name, &other);
         assert!(index.resolve("web").is_err());
+    }
+
+    #[test]
+    fn what_is_being_made_is_found_as_such_only() {
+        let index = Index::default();
+        let c = container(&"ab".repeat(32), "web");
+        let name = c.record().name.clone();
+        index.reserve(&name, c.id()).unwrap();
+        index.make(Arc::clone(&c));
+        assert!(index.resolve("web").is_err() && index.all().is_empty());
+        assert_eq!(index.being_made("/web").unwrap().id(), c.id());
+        assert_eq!(index.being_made(c.id().as_str()).unwrap().id(), c.id());
+        index.insert(Arc::clone(&c));
+        assert!(index.being_made("web").is_err() && index.resolve("web").is_ok());
+        index.make(Arc::clone(&c));
+        index.release(&name, c.id());
+        assert!(index.being_made(c.id().as_str()).is_err());
     }
 }

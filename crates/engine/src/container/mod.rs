@@ -6,8 +6,10 @@
 //!   that is swapped. `ps` and `inspect` work while an operation hangs.
 //! - Whoever changes a container's life (start, the end of its process,
 //!   remove, rename, update) holds its `ops` lock. Sending a signal needs no
-//!   lock, so a start or stop that hangs can always be killed.
+//!   lock, so a start or stop that hangs can always be killed. A start that
+//!   waits for a volume is called off, see `call_off`.
 
+mod call_off;
 mod chosen;
 pub mod create;
 pub(crate) mod endpoint;
@@ -39,6 +41,7 @@ pub mod validate;
 pub mod wait;
 mod wished;
 
+pub use call_off::CallOff;
 pub use wished::WishedPorts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +97,10 @@ pub struct Container {
     pub(crate) dirty: AtomicBool,
     /// Whether the end of the process is part of a restart by a user.
     held: AtomicBool,
+    /// Whether a start is under way.
+    starting: AtomicBool,
+    /// Who calls off what waits for a volume. Awaited by who waits.
+    off: watch::Sender<Vec<CallOff>>,
     /// What belongs to the present run; locked for a copy or a swap only.
     run: Mutex<Run>,
     /// Clients that attached before the start; locked for a push or a take.
@@ -126,6 +133,8 @@ impl Container {
             persist: tokio::sync::Mutex::default(),
             dirty: AtomicBool::new(false),
             held: AtomicBool::new(false),
+            starting: AtomicBool::new(false),
+            off: watch::Sender::default(),
             run: Mutex::default(),
             waiting: Mutex::default(),
         })

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use sampan_types::docker::ContainerPruneResponse;
 use sampan_types::{Timestamp, VolumeName};
 
-use super::Container;
 use super::start::step;
 use super::state::{Status, Transition};
+use super::{CallOff, Container};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::filters::Filters;
@@ -33,14 +33,28 @@ impl Engine {
         if options.link {
             return self.link_remove(id).await;
         }
-        let (engine, c) = (self.clone(), self.container(id)?);
+        let found = match self.container(id) {
+            Err(EngineError::NoSuchContainer(_)) if options.force => {
+                self.inner.containers.being_made(id)
+            }
+            found => found,
+        };
+        let (engine, c) = (self.clone(), found?);
         self.detached(async move { engine.remove(&c, options).await }).await
     }
 
     async fn remove(&self, c: &Arc<Container>, options: RemoveOptions) -> Result<()> {
+        // What waits for a volume gives way, also what begins meanwhile.
+        let _off = options.force.then(|| c.call_off(CallOff::Removed));
         loop {
             let record = c.record();
             check_removable(&record, options.force)?;
+            if c.is_starting() && !options.force {
+                return Err(refused(
+                    &record,
+                    "container is being started: stop it, or force remove",
+                ));
+            }
             if record.state.is_running() {
                 self.kill_for_removal(c, options.volumes).await?;
             }
@@ -171,6 +185,7 @@ impl Engine {
             let record = c.record();
             let label = |key: &str| record.config.labels.as_ref()?.get(key).map(String::as_str);
             if record.state.is_running()
+                || c.is_starting()
                 || until.is_some_and(|until| record.created >= until)
                 || !filters.labels_and_not(label)
             {
@@ -220,5 +235,9 @@ fn check_removable(record: &ContainerRecord, force: bool) -> Result<()> {
         Status::Removing => return Err(in_progress(record)),
         _ => return Ok(()),
     };
-    Err(EngineError::Conflict(format!("cannot remove container \"/{}\": {why}", record.name)))
+    Err(refused(record, why))
+}
+
+fn refused(record: &ContainerRecord, why: &str) -> EngineError {
+    EngineError::Conflict(format!("cannot remove container \"/{}\": {why}", record.name))
 }

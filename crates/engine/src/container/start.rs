@@ -6,7 +6,8 @@
 //!   step can be repeated; a daemon that dies in between is healed at its
 //!   next start, because the record says that the container shall run.
 //! - A start that fails gives everything back and leaves the reason in
-//!   `State.Error`.
+//!   `State.Error`. One that waits for a volume can be called off, and fails.
+//! - The end of the daemon leaves one that waits for a volume to the next.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,6 +52,7 @@ impl Engine {
     pub(crate) async fn start_locked(&self, c: &Arc<Container>, starter: Starter) -> Result<()> {
         check_startable(&c.record(), starter)?;
         let begun = Instant::now();
+        let _starting = c.starts();
         if starter != Starter::Policy {
             c.reset_delay();
         }
@@ -61,6 +63,8 @@ impl Engine {
                 self.inner.metrics.start_seconds.observe(begun.elapsed().as_secs_f64());
                 Ok(())
             }
+            // The next daemon begins it anew.
+            Err(EngineError::ShuttingDown) => Err(EngineError::ShuttingDown),
             Err(e) => {
                 self.inner.metrics.started("error");
                 self.abandon(c, &e, connected).await;
@@ -119,7 +123,7 @@ impl Engine {
             attachments = sandbox.attachments;
             Ok::<_, EngineError>(sandbox.netns)
         };
-        let (prepared, netns) = tokio::join!(self.prepare_files(&record), joined);
+        let (prepared, netns) = tokio::join!(self.prepare_files(c, &record), joined);
         let (prepared, netns) = (prepared?, netns?);
         self.note_chosen(c, &attachments).await;
         self.network_events(c, &networking, "connect");

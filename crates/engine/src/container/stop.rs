@@ -2,7 +2,9 @@
 //!
 //! Be aware: the wish to stop is written first, then the signal is sent; no
 //! lock is held while waiting for the end. Concurrent stops wait for the same
-//! end, and a start that hangs does not keep a kill away.
+//! end, and a start that hangs does not keep a kill away. A container that is
+//! being started counts as running here: one that waits for a volume is called
+//! off.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use tokio::time::timeout;
 
 use super::start::{Starter, step};
 use super::state::{Status, Transition};
-use super::{Container, Exit};
+use super::{CallOff, Container, Exit};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, Desired};
@@ -22,6 +24,13 @@ const DEFAULT_TIMEOUT: i64 = 10;
 
 /// How long a container may take to end after SIGKILL.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What ends a container that is being started, and has no program yet that
+/// could take it another way.
+const ENDS: [i32; 5] = {
+    use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM};
+    [SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM]
+};
 
 /// How to stop a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +50,9 @@ impl Engine {
         let (engine, c) = (self.clone(), self.container(id)?);
         let (signal, patience) = plan(&c.record(), &options)?;
         self.detached(async move {
+            if c.is_starting() && !engine.call_off_start(&c, CallOff::Stopped).await {
+                return Ok(());
+            }
             if !c.record().state.is_running() {
                 return Err(EngineError::NotModified(format!(
                     "container {} is already stopped",
@@ -189,7 +201,9 @@ impl Engine {
     /// Calls a planned restart off: the container counts as ended.
     async fn cancel_restart(&self, c: &Arc<Container>) {
         c.cancel_restart();
+        let off = c.call_off(CallOff::Stopped);
         let _ops = c.ops.lock().await;
+        drop(off);
         if c.record().state.status == Status::Restarting {
             let record = c.record();
             let exit = Exit { code: record.state.exit_code, error: record.state.error.clone() };
@@ -211,6 +225,15 @@ impl Engine {
         };
         let text = id.to_owned();
         self.detached(async move {
+            // Whoever kills, or sends what stops the container, wants it to
+            // stay down; other signals are messages to the program.
+            let (stops, _) = plan(&c.record(), &StopOptions::default())?;
+            if c.is_starting()
+                && (signal == stops || ENDS.contains(&signal))
+                && !engine.call_off_start(&c, CallOff::Killed).await
+            {
+                return Ok(());
+            }
             let record = c.record();
             if !record.state.is_running() {
                 return Err(EngineError::Conflict(format!(
@@ -218,9 +241,6 @@ impl Engine {
                     c.id()
                 )));
             }
-            // Whoever kills, or sends what stops the container, wants it to
-            // stay down; other signals are messages to the program.
-            let (stops, _) = plan(&record, &StopOptions::default())?;
             if signal == nix::libc::SIGKILL {
                 engine.wish_stopped(&c, Desired::Stopped, false).await;
                 return engine.stop_process(&c, signal, Some(KILL_PATIENCE)).await;

@@ -74,7 +74,7 @@ impl Engine {
     ) -> Result<((PathBuf, String), Used), (EngineError, Used)> {
         let record = container.record();
         if let Some((mount, rest)) = mount_of(&record, path) {
-            let found = self.open_mount(&record, mount, rest).await;
+            let found = self.open_mount(container, &record, mount, rest).await;
             let source = match &mount.volume {
                 Some(name) => Source::Volume(name.to_string()),
                 None if mount.image.is_some() => Source::Image,
@@ -95,12 +95,17 @@ impl Engine {
 
     async fn open_mount(
         &self,
+        container: &Container,
         record: &ContainerRecord,
         mount: &MountRecord,
         rest: String,
     ) -> Result<(PathBuf, String)> {
         let mut root = match (&mount.volume, &mount.image) {
-            (Some(name), _) => self.volume_store().mount(name.as_str(), &user(record)).await?,
+            (Some(name), _) => {
+                let user = user(record);
+                let mounted = self.volume_store().mount(name.as_str(), &user);
+                self.unless_called_off(container, "copy", mounted).await?
+            }
             (_, Some(image)) => self.image_store().mount_view(&record.id, &image.id).await?,
             _ => mount.source.clone(),
         };

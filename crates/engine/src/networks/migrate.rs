@@ -144,6 +144,11 @@ impl Engine {
     /// left out of use.
     pub(crate) async fn switch_all_on(&self) {
         for c in self.containers() {
+            // One that is being started takes all that it needs by itself, and
+            // may wait long for a volume.
+            if !c.record().state.has_process() {
+                continue;
+            }
             let _ops = c.ops.lock().await;
             if !c.record().state.has_process() {
                 continue;

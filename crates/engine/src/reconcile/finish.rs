@@ -19,22 +19,17 @@ use crate::{Engine, RemoveOptions, StopOptions};
 /// afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A container that is to be started, and whether after others.
-struct Pending {
-    container: Arc<Container>,
-    joins_another: bool,
-}
+/// How long one start keeps others from beginning: it may wait for a volume
+/// whose server says nothing.
+const SLOW: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// Finishes every container; starts those that shall run.
     pub(super) async fn finish_all(&self, verdicts: Vec<(Arc<Container>, Verdict)>) {
-        let pending: Vec<Option<Pending>> = futures_util::stream::iter(verdicts)
+        let pending: Vec<Option<Arc<Container>>> = futures_util::stream::iter(verdicts)
             .map(|(c, verdict)| async move {
                 match self.finish(&c, verdict).await {
-                    Ok(starts) => starts.then(|| Pending {
-                        joins_another: joins_another(&c.record()),
-                        container: c,
-                    }),
+                    Ok(starts) => starts.then_some(c),
                     Err(error) => {
                         tracing::error!(container = c.id().short(), %error, "not healed");
                         None
@@ -44,8 +39,8 @@ impl Engine {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let (late, early): (Vec<Pending>, Vec<Pending>) =
-            pending.into_iter().flatten().partition(|p| p.joins_another);
+        let (late, early): (Vec<_>, Vec<_>) =
+            pending.into_iter().flatten().partition(|c| !joined(&c.record()).is_empty());
         let engine = self.clone();
         let started = self.inner.tasks.spawn(async move {
             engine.start_all(early).await;
@@ -56,16 +51,31 @@ impl Engine {
         }
     }
 
-    async fn start_all(&self, pending: Vec<Pending>) {
+    async fn start_all(&self, pending: Vec<Arc<Container>>) {
         futures_util::stream::iter(pending)
-            .for_each_concurrent(AT_ONCE, |p| async move {
-                let c = p.container;
-                let _ops = c.ops.lock().await;
-                if let Err(error) = self.start_locked(&c, Starter::Daemon).await {
-                    tracing::error!(container = c.id().short(), %error, "start failed");
+            .for_each_concurrent(AT_ONCE, |c| async move {
+                let engine = self.clone();
+                let started = self.inner.tasks.spawn(async move { engine.start_again(c).await });
+                if tokio::time::timeout(SLOW, started).await.is_err() {
+                    tracing::warn!("the start of a container takes long, others go on");
                 }
             })
             .await;
+    }
+
+    async fn start_again(&self, c: Arc<Container>) {
+        for other in joined(&c.record()) {
+            // Which may wait for a volume, and is started before.
+            if let Ok(other) = self.container(&other)
+                && other.is_starting()
+            {
+                drop(other.ops.lock().await);
+            }
+        }
+        let _ops = c.ops.lock().await;
+        if let Err(error) = self.start_locked(&c, Starter::Daemon).await {
+            tracing::error!(container = c.id().short(), %error, "start failed");
+        }
     }
 
     /// Heals one container; says whether it shall be started.
@@ -221,11 +231,14 @@ impl Engine {
     }
 }
 
-/// Whether a container needs another one to run before it.
-fn joins_another(record: &ContainerRecord) -> bool {
+/// The containers that have to run before this one.
+fn joined(record: &ContainerRecord) -> Vec<String> {
     let host = &record.host_config;
-    matches!(record.networking.mode, NetworkMode::Container(_))
-        || [&host.pid_mode, &host.ipc_mode]
-            .iter()
-            .any(|m| m.as_deref().is_some_and(|m| m.starts_with("container:")))
+    let network = match &record.networking.mode {
+        NetworkMode::Container(id) => Some(id.to_string()),
+        _ => None,
+    };
+    let others = [&host.pid_mode, &host.ipc_mode].into_iter();
+    let others = others.filter_map(|m| m.as_deref()?.strip_prefix("container:"));
+    network.into_iter().chain(others.map(str::to_owned)).collect()
 }

@@ -1,6 +1,7 @@
 //! What every test of the daemon begins with.
 #![allow(dead_code)]
 
+pub mod keeper;
 pub mod world;
 
 use std::fmt::Write as _;
