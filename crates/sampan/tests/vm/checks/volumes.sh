@@ -69,14 +69,20 @@ check_an_nfs_server_that_says_nothing_holds_up_nobody_else() {
     ip neigh replace 10.99.0.66 lladdr 02:00:00:00:00:66 dev eth0
     sampan volume create -o type=nfs -o o=addr=10.99.0.66,vers=4.2 -o device=:/export mute
     # The image has something there: it is mounted before the container is made.
-    sampan run --name waits -v mute:/etc busybox true > /dev/null 2>&1 &
-    waits=$!
+    sampan run --name waits -v mute:/etc busybox true > /tmp/waits 2>&1 &
     until_ok sh -c 'cat /proc/[0-9]*/task/*/comm | grep volume-'
     is "$(sampan run --rm -v other:/data busybox echo hello)" hello
     timeout 10 sampan system df -v
     has "$(refused timeout 10 sampan volume rm mute)" 'is being copied or mounted'
+    timeout 10 sampan rm -f waits
+    until_ok grep 'creation of container waits was cancelled: it is being removed' /tmp/waits
+    sampan create --name starts -v mute:/data busybox true
+    sampan start starts > /tmp/starts 2>&1 &
+    until_ok sh -c 'sampan rm starts 2>&1 | grep "being started"'
+    timeout 10 sampan rm -f starts
+    until_ok grep 'start of container starts was cancelled: it is being removed' /tmp/starts
     # The daemon that ends does not wait for the server either.
-    [ -e "/proc/$waits" ]
+    grep volume- /proc/[0-9]*/task/*/comm
     stop_daemon
     start_daemon
     is "$(sampan ps -aq)" ''
