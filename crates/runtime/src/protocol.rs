@@ -242,6 +242,9 @@ pub struct Setup {
     /// does not see to it (see `shim/devices.rs`).
     #[serde(default)]
     pub devices: Vec<LinuxDeviceCgroup>,
+    /// The binds that share mounts with the host's (see `shim/sharing.rs`).
+    #[serde(default)]
+    pub shared: Vec<Shared>,
     /// What the process may do.
     pub confinement: Confinement,
     /// The container's resource limits, which its execs take over.
@@ -249,6 +252,19 @@ pub struct Setup {
     /// How willingly the kernel kills it for want of memory; that of the
     /// container for an exec.
     pub oom_score_adj: i32,
+}
+
+/// A bind in which mounts appear that are made on the host, and the reverse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+    /// Whether mounts below the source are there as well.
+    pub recursive: bool,
+    /// From the host into the container only.
+    pub slave: bool,
 }
 
 /// What is taken from a process just before its program runs. libcontainer

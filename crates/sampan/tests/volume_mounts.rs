@@ -240,3 +240,88 @@ fn files_are_copied_with_the_owners_that_the_container_sees() {
     h.docker("rm -f db dev");
     h.docker("volume rm data");
 }
+
+/// What findmnt calls the propagation of a mount in a container.
+fn propagation(h: &Host, container: &str, target: &str) -> String {
+    let line = h.docker(&format!(
+        "exec {container} awk '$5 == \"{target}\" {{print $7, $8}}' /proc/self/mountinfo"
+    ));
+    let kinds = [("shared:", "shared"), ("master:", "slave")];
+    let kinds = kinds.iter().filter(|(field, _)| line.contains(field)).map(|(_, kind)| *kind);
+    kinds.collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn each_bind_spreads_mounts_as_it_was_asked_to() {
+    let Some((_lan, mut h)) = host("each_bind_spreads_mounts_as_it_was_asked_to") else { return };
+    h.sh("for m in shared slave private; do mkdir -p $HOME/$m && mount -t tmpfs top $HOME/$m && \
+          mkdir $HOME/$m/sub && mount -t tmpfs sub $HOME/$m/sub && mount --make-rshared $HOME/$m && \
+          mkdir $HOME/$m/host $HOME/$m/sub/host $HOME/$m/inside && touch $HOME/$m/file; done");
+    let hosts = "grep -E 'cgroup|/vol ' /proc/self/mountinfo";
+    let before = h.sh(hosts);
+    let options = "--privileged -v $HOME/shared:/shared:rshared -v $HOME/slave:/slave:rslave \
+        -v $HOME/private:/private -v $HOME/shared:/look:ro,slave -v $HOME/slave/file:/file:rslave \
+        -v vol:/shared/vol -v vol:/private/vol --tmpfs /slave/tmp";
+    h.docker(&format!("run -d --name cc {options} busybox sleep 1000"));
+    assert_eq!(h.sh(hosts), before, "what is mounted for the container is its own");
+    for (target, kind) in [
+        ("/", ""),
+        ("/dev", ""),
+        ("/shared", "shared"),
+        ("/shared/sub", "shared"),
+        ("/shared/vol", ""),
+        ("/slave", "slave"),
+        ("/slave/sub", "slave"),
+        ("/slave/tmp", ""),
+        ("/private", ""),
+        ("/private/sub", ""),
+        ("/private/vol", ""),
+        ("/look", "slave"),
+        ("/file", "slave"),
+    ] {
+        assert_eq!(propagation(&h, "cc", target), kind, "{target}");
+    }
+    // From the host into the container.
+    h.sh("for m in shared slave private; do for at in host sub/host; do \
+          mount -t tmpfs from-host $HOME/$m/$at; done; done");
+    let inside = h.docker("exec cc awk '$1 == \"from-host\" {print $2}' /proc/mounts");
+    let mut inside: Vec<&str> = inside.lines().collect();
+    inside.sort_unstable();
+    let expected = [
+        "/look/host",
+        "/look/sub/host",
+        "/shared/host",
+        "/shared/sub/host",
+        "/slave/host",
+        "/slave/sub/host",
+    ];
+    assert_eq!(inside, expected);
+    // From the container to the host.
+    for at in ["/shared/inside", "/slave/inside", "/private/inside", "/mnt"] {
+        h.docker(&format!("exec cc sh -c 'mkdir -p {at} && mount -t tmpfs from-inside {at}'"));
+    }
+    let outside = "awk '$1 == \"from-inside\" {print $2}' /proc/mounts";
+    let home = h.sh("echo $HOME");
+    assert_eq!(h.sh(outside), format!("{home}/shared/inside"));
+    has(&h.docker_fails("exec cc touch /look/x").1, &["Read-only"]);
+    crash_and_restart(&mut h);
+    h.docker("exec cc umount /shared/inside");
+    assert_eq!(h.sh(outside), "");
+    h.docker("restart -t 0 cc");
+    assert_eq!(propagation(&h, "cc", "/shared"), "shared");
+    h.docker("rm -f cc");
+    assert_eq!(h.sh(hosts), before);
+    // What has nobody to share with is refused, as by dockerd.
+    h.sh(
+        "mkdir $HOME/alone && mount -t tmpfs alone $HOME/alone && mount --make-private $HOME/alone",
+    );
+    for (option, text) in
+        [("rshared", "not a shared mount"), ("slave", "not a shared or slave mount")]
+    {
+        let refused =
+            h.docker_fails(&format!("run --rm -v $HOME/alone:/x:{option} busybox true")).1;
+        has(&refused, &["alone is mounted on", text]);
+    }
+    h.docker("run --rm -v $HOME/alone:/x:rprivate busybox true");
+    h.sh("for m in shared slave private alone; do umount -R $HOME/$m; done");
+}

@@ -31,6 +31,7 @@ pub mod overlay;
 pub mod port;
 pub mod process;
 pub mod quota;
+pub mod sharing;
 pub mod signal;
 pub mod sockets;
 mod syscall;

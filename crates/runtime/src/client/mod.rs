@@ -6,6 +6,7 @@ mod exec;
 mod launch;
 mod link;
 mod prepare;
+mod sharing;
 mod shim;
 mod types;
 

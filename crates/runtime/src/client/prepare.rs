@@ -1,5 +1,6 @@
 //! Turns requests into what a shim is told and the files that it reads. Pure,
-//! but for the look whether a seccomp filter was compiled before.
+//! but for the looks whether a seccomp filter was compiled before, and at the
+//! mounts that binds share with.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use oci_spec::runtime::{
 use sampan_types::ContainerId;
 use sha2::{Digest, Sha256};
 
+use super::sharing;
 use super::types::{CreateRequest, ExecRequest, ExitStatus, IoConfig, OciRuntime, RuntimeConfig};
 use crate::error::RuntimeError;
 use crate::logs::LogSetup;
@@ -49,6 +51,7 @@ pub(super) fn container(
 ) -> Result<(Setup, Spec), RuntimeError> {
     let CreateRequest { id, generation, mut spec, io, log, runtime } = request;
     let dir = config.dir(&id);
+    let shared = sharing::take(&mut spec, &runtime)?;
     let linux = spec.linux().as_ref();
     let cgroup = linux
         .and_then(|l| l.cgroups_path().clone())
@@ -84,6 +87,7 @@ pub(super) fn container(
         runtime,
         cgroup,
         devices,
+        shared,
         confinement,
         rlimits,
         oom_score_adj,
@@ -110,6 +114,7 @@ pub(super) fn exec(config: &RuntimeConfig, base: Setup, request: ExecRequest) ->
         exec: Some(exec),
         io,
         log: LogSetup::None,
+        shared: Vec::new(),
         confinement,
         oom_score_adj: process.oom_score_adj().unwrap_or(base.oom_score_adj),
         ..base

@@ -25,6 +25,7 @@ mod make;
 mod monitor;
 mod output;
 mod requests;
+mod sharing;
 mod streams;
 
 use std::io::{self, Read, Write};

@@ -8,8 +8,8 @@
 //!   runs at `start` and may still find a device gone.
 //! - Of `HostConfig` the mounts of type `tmpfs` are read here; binds, volumes
 //!   and the engine's own files come in as [`BindMount`]s.
-//! - libcontainer gives every bind the propagation of the whole tree, so the
-//!   widest one that any bind asks for decides (see `mounts.rs`).
+//! - The propagation of the whole tree is the widest that any bind asks for, as
+//!   OCI runtimes need it; libcontainer is told another (`client/sharing.rs`).
 //! - The working directory must exist in the rootfs: the engine makes it.
 
 mod caps;

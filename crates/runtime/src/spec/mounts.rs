@@ -6,7 +6,8 @@
 //!   instead, over an unpopulated view of `/sys/fs/cgroup`; the directories
 //!   must exist ([`crate::cgroup::Cgroup::create`]).
 //! - libcontainer leaves the propagation of each bind as that of the whole
-//!   tree. With a shared or slave bind, the others share its propagation.
+//!   tree. So it is told that all is private, and the shim makes binds share
+//!   (`client/sharing.rs`). Other runtimes are told all of it.
 
 use std::path::{Component, Path, PathBuf};
 
