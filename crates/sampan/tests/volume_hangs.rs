@@ -299,6 +299,9 @@ fn a_start_that_waits_for_a_share_is_called_off() {
     // With its other networks and volumes.
     h.docker("run --rm -v other:/o busybox touch /o/f");
     quickly(h, "system df -v", 5);
+    let name = serde_json::json!({ "Name": "new" });
+    let renamed = h.api("POST", "/sampan/volumes/mute/rename", Some(&name));
+    has(&renamed.message(), &["mounted by running containers [cc]"]);
     quickly(h, "rm -f cc", 2);
     has(&run.fails(), &["the start of container cc was cancelled: it is being removed"]);
     has(&quickly_fails(h, "volume rm mute", 6), &["being copied or mounted"]);

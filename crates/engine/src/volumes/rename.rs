@@ -100,9 +100,10 @@ impl Engine {
     /// Refuses what would pull the rug from under running containers, and
     /// names them.
     pub(super) fn refuse_mounted(&self, volume: &VolumeName, operation: &str) -> Result<()> {
-        let running = self.referring_to(volume).into_iter().map(|c| c.record());
-        let running = running.filter(|r| r.state.has_process());
-        let names: Vec<String> = running.map(|r| r.name.to_string()).collect();
+        // One that is being started may wait for the volume, with its lock held.
+        let mut running = self.referring_to(volume);
+        running.retain(|c| c.record().state.has_process() || c.is_starting());
+        let names: Vec<String> = running.iter().map(|c| c.record().name.to_string()).collect();
         if names.is_empty() {
             return Ok(());
         }
