@@ -323,5 +323,9 @@ fn each_bind_spreads_mounts_as_it_was_asked_to() {
         has(&refused, &["alone is mounted on", text]);
     }
     h.docker("run --rm -v $HOME/alone:/x:rprivate busybox true");
+    // Its devices would be made among the host's.
+    let devices = h.sh("ls -A /dev");
+    has(&h.docker_fails("run --rm -v /dev:/dev busybox true").1, &["at /dev", "--device"]);
+    assert_eq!(h.sh("ls -A /dev"), devices);
     h.sh("for m in shared slave private alone; do umount -R $HOME/$m; done");
 }

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    BoxBuilder as ConsoleSizeBuilder, LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process,
-    Spec,
+    BoxBuilder as ConsoleSizeBuilder, LinuxSeccomp, LinuxSeccompFilterFlag, Mount, PosixRlimit,
+    Process, Spec,
 };
 use sampan_types::ContainerId;
 use sha2::{Digest, Sha256};
@@ -51,6 +51,9 @@ pub(super) fn container(
 ) -> Result<(Setup, Spec), RuntimeError> {
     let CreateRequest { id, generation, mut spec, io, log, runtime } = request;
     let dir = config.dir(&id);
+    if runtime == OciRuntime::Builtin {
+        check_dev(&spec)?;
+    }
     let shared = sharing::take(&mut spec, &runtime)?;
     let linux = spec.linux().as_ref();
     let cgroup = linux
@@ -93,6 +96,21 @@ pub(super) fn container(
         oom_score_adj,
     };
     Ok((setup, spec))
+}
+
+/// libcontainer makes its devices and links in whatever is at `/dev`. With the
+/// host's directory there, these would be the host's.
+fn check_dev(spec: &Spec) -> Result<(), RuntimeError> {
+    let is_bind = |m: &Mount| m.typ().as_deref() == Some("bind");
+    let at_dev = |m: &&Mount| is_bind(m) && m.destination() == Path::new("/dev");
+    match spec.mounts().iter().flatten().find(at_dev) {
+        None => Ok(()),
+        Some(mount) => Err(RuntimeError::Unsupported(format!(
+            "{} can't be mounted at /dev: mount what is needed below it (-v /dev/NAME:/dev/NAME), \
+             name devices (--device), or use another runtime (--runtime runc)",
+            mount.source().as_deref().unwrap_or(Path::new("")).display()
+        ))),
+    }
 }
 
 /// What the shim of an exec is told, and its `process.json`. `base` is what
