@@ -60,6 +60,7 @@ docker volume rm sized secret plain
 const ELSEWHERE: &[(&str, &str)] = &[
     ("volume-create:after-directory", "needs project quotas"),
     ("volume-create:after-key", "needs a data root on ext4 with the feature encrypt"),
+    ("volume-mount:after-mapping", "needs device-mapper"),
     ("volume-mount:after-place", "needs a kernel before 6.15"),
     ("volume-mount:after-key", "needs a data root on ext4 with the feature encrypt"),
 ];

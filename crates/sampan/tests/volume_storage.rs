@@ -82,6 +82,13 @@ fn an_encrypted_volume_is_closed_while_nobody_uses_it() {
     let shown = volume(&h, "cmd").to_string();
     assert!(shown.contains("********") && !shown.contains("hunter2"), "{shown}");
     has(&h.docker_fails("volume create -o encrypted=true none").1, &["key-file=PATH"]);
+    let by = |layer: &str| format!("volume create -o encrypted={layer} -o key-file={key} none");
+    has(&h.docker_fails(&by("luks")).1, &["encrypted=luks", "fscrypt or dm-crypt"]);
+    let status = "volume inspect -f '{{.Status.encryption}}'";
+    assert_eq!(h.docker(&format!("{status} vault")), "fscrypt");
+    if !std::path::Path::new("/sys/class/misc/device-mapper").exists() {
+        has(&h.docker_fails(&by("dm-crypt")).1, &["encrypted=dm-crypt", "CONFIG_DM_CRYPT"]);
+    }
 
     h.docker("run --rm -v vault:/v -v cmd:/w busybox sh -c 'echo diary >/v/d; echo note >/w/n'");
     is_clean(&h);

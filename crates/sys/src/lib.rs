@@ -9,10 +9,12 @@
 
 pub mod allocator;
 pub mod arp;
+mod blockdev;
 pub mod bpf;
 pub mod btrfs;
 pub mod conntrack;
 pub mod datagram;
+pub mod devmapper;
 pub mod fault;
 pub mod file;
 pub mod fsattr;

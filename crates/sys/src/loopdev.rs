@@ -9,18 +9,18 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::{blockdev, ioctl};
 use linux_raw_sys::loop_device::{
     LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CONFIGURE, LOOP_CTL_GET_FREE,
     LOOP_SET_CAPACITY, loop_config, loop_info64,
 };
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::ioctl;
-
+const CONTROL: &str = "/dev/loop-control";
+/// `MISC_MAJOR`, `LOOP_CTRL_MINOR`.
+const CONTROL_NUMBERS: (u64, u64) = (10, 237);
 /// The block devices' major number.
 const MAJOR: u64 = 7;
 /// How often another process may take the free device before we do.
@@ -55,7 +55,7 @@ impl LoopDevice {
     }
 
     fn configure(backing: &File, read_only: bool, direct: bool) -> io::Result<Self> {
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        let control = blockdev::open_control(CONTROL, CONTROL_NUMBERS)?;
         let mut last = io::Error::from_raw_os_error(libc::EBUSY);
         for _ in 0..ATTEMPTS {
             // SAFETY: the request takes no argument.
@@ -100,22 +100,6 @@ impl LoopDevice {
         Err(io::Error::new(io::ErrorKind::TimedOut, "its loop device is not given back"))
     }
 
-    /// The loop device with this device number, as of a file that lies on it:
-    /// `st_dev`. `None` when that is no loop device.
-    ///
-    /// # Errors
-    /// Those of opening it.
-    pub fn of(device: u64) -> io::Result<Option<Self>> {
-        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-        if major != MAJOR {
-            return Ok(None);
-        }
-        let number = i32::try_from(minor).map_err(|_| io::ErrorKind::InvalidData)?;
-        let path = PathBuf::from(format!("/dev/loop{number}"));
-        let file = open_device(&path, number)?;
-        Ok(Some(Self { path, file }))
-    }
-
     /// Takes over the size that the file behind it has now.
     ///
     /// # Errors
@@ -127,8 +111,7 @@ impl LoopDevice {
 
     /// The file behind it, as it was called when the device was made; `None`
     /// when there is none.
-    #[must_use]
-    pub fn backing(&self) -> Option<PathBuf> {
+    fn backing(&self) -> Option<PathBuf> {
         backing_of(&Path::new("/sys/block").join(self.path.file_name()?))
     }
 }
@@ -181,24 +164,7 @@ fn config(backing: &File, read_only: bool, direct: bool) -> io::Result<loop_conf
     Ok(loop_config { fd, block_size: 0, info, __reserved: [0; 8] })
 }
 
-/// Opens a loop device; makes its node where nothing else does.
 fn open_device(path: &Path, number: i32) -> io::Result<File> {
-    let open =
-        || OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path);
-    let file = match open() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let minor = u64::try_from(number).map_err(|_| io::ErrorKind::InvalidData)?;
-            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-            match mknod(path, SFlag::S_IFBLK, mode, makedev(MAJOR, minor)) {
-                Ok(()) | Err(nix::errno::Errno::EEXIST) => open()?,
-                Err(e) => return Err(e.into()),
-            }
-        }
-        done => done?,
-    };
-    let found = file.metadata()?;
-    if !found.file_type().is_block_device() || nix::sys::stat::major(found.rdev()) != MAJOR {
-        return Err(io::Error::other(format!("{} is no loop device", path.display())));
-    }
-    Ok(file)
+    let minor = u64::try_from(number).map_err(|_| io::ErrorKind::InvalidData)?;
+    blockdev::open(path, (MAJOR, minor))
 }

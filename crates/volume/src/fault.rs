@@ -14,6 +14,7 @@ pub const POINTS: &[&str] = &[
     "volume-copy-up:after-mark",
     "volume-copy-up:after-content",
     "volume-mount:after-device",
+    "volume-mount:after-mapping",
     "volume-mount:after-place",
     "volume-mount:after-mount",
     "volume-mount:after-key",

@@ -77,6 +77,7 @@ const MODULES: &[&str] = &[
     "ghash_generic",
     "sha512_generic",
     "loop",
+    "dm_crypt",
     "ext4",
     "xfs",
     "quota_v2",

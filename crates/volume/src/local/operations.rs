@@ -224,6 +224,9 @@ pub(super) fn status(entry: &Entry) -> Map<String, Value> {
     }
     status.insert("storage".to_owned(), content.storage.shown().into());
     status.insert("encrypted".to_owned(), content.encryption.is_some().into());
+    if let Some((encryption, _)) = &content.encryption {
+        status.insert("encryption".to_owned(), encryption.layer().shown().into());
+    }
     match content.usage(entry.dir()) {
         Ok(Some(usage)) => {
             status.insert("used".to_owned(), usage.bytes.into());

@@ -81,6 +81,9 @@ pub(super) fn write(dir: &Path, volume: &Volume, content: &Content) -> Result<()
 pub(super) fn read_all(root: &Path) -> Result<Found, VolumeError> {
     make_root(root).map_err(VolumeError::io("create", root))?;
     let root = root.canonicalize().map_err(VolumeError::io("resolve", root))?;
+    if let Err(error) = storage::crypt::remove_unused() {
+        tracing::warn!(%error, "encrypted devices that nobody uses stay");
+    }
     let mut paths = Vec::new();
     for entry in fs::read_dir(&root).map_err(VolumeError::io("read", &root))? {
         paths.push(entry.map_err(VolumeError::io("read", &root))?.path());

@@ -256,3 +256,57 @@ check_a_death_while_an_encrypted_image_is_mounted() {
     is "$(ls -A "$volumes/img" | tr '\n' ' ')" '_data content.img volume.json '
     until_ok sh -c '! cat /sys/block/loop*/loop/backing_file'
 }
+
+# Neither a loop device nor a mapping is left.
+no_devices() {
+    until_ok sh -c '! cat /sys/block/loop*/loop/backing_file'
+    until_ok sh -c '! cat /sys/block/dm-*/dm/name'
+}
+
+check_a_volume_is_encrypted_below_its_file_system() {
+    command -v mkfs.ext4 || skip 'mkfs.ext4 is not installed'
+    echo right > /key
+    image=/var/lib/sampan/volumes/blk/content.img
+    make() { sampan volume create -o encrypted=dm-crypt -o key-file=/key -o size=16m blk; }
+    dies_at volume-mount:after-mapping /var/lib/sampan make
+    no_devices
+    make
+    is "$(status blk encryption)" dm-crypt
+    no_devices
+    sampan create --name wr -v blk:/data busybox \
+        sh -c 'echo in-plain-words > /data/f; exec sleep 600'
+    # What is being started then is started by the next daemon.
+    dies_at volume-mount:after-mapping /var/lib/sampan sampan start wr
+    until_ok sampan exec wr grep words /data/f
+    has "$(cat /sys/block/dm-*/dm/name)" sampan-volume-
+    sync
+    # What is found on the mapping is not in the file.
+    head -c 8388608 "/dev/$(cd /sys/block && ls -d dm-*)" | grep -a -q in-plain-words
+    refused sh -c "head -c 8388608 $image | grep -a in-plain-words"
+    has "$(refused write wr 30)" 'No space left'
+    sampan volume resize blk 64m
+    write wr 30
+    stop_daemon
+    start_daemon
+    is "$(sampan exec wr cat /data/f)" in-plain-words
+    sampan rm -f wr
+    no_devices
+    none_mounted ext4
+}
+
+check_a_volume_that_is_encrypted_below_is_cared_for() {
+    command -v mkfs.ext4 || skip 'mkfs.ext4 is not installed'
+    echo right > /key
+    sampan volume create -o encrypted=dm-crypt -o key-file=/key -o size=16m blk
+    sampan run --rm -v blk:/data busybox sh -c 'echo 1 > /data/f'
+    sampan volume clone blk twin
+    no_devices
+    # It grows while nobody has it, too.
+    sampan volume resize twin 64m
+    sampan run --rm -v twin:/data busybox dd if=/dev/zero of=/data/x bs=1M count=40
+    is "$(sampan run --rm -v twin:/data busybox cat /data/f)" 1
+    echo wrong > /key
+    has "$(refused sampan run --rm -v blk:/data busybox true)" 'key'
+    no_devices
+    sampan volume rm blk twin
+}

@@ -9,8 +9,9 @@ use rustix::fs::statvfs;
 use sampan_sys::{fsattr, fscrypt};
 use sampan_types::VolumeName;
 
+use super::encryption::Layer;
 use super::project::{self, Projects};
-use super::{Storage, Wish, bytes_text, image};
+use super::{Storage, Wish, bytes_text, crypt, image};
 use crate::VolumeError;
 
 /// What the file system of the data root can do for volumes.
@@ -20,8 +21,56 @@ struct Abilities {
     is_btrfs: bool,
     /// Project quotas are on.
     has_projects: bool,
-    /// It encrypts directories.
+    /// It encrypts directories, and shall do so.
     can_encrypt: bool,
+}
+
+/// What the running kernel can encrypt with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Layers {
+    /// The data root's file system encrypts directories.
+    fscrypt_here: bool,
+    /// An ext4 in an image does.
+    fscrypt_in_image: bool,
+    /// dm-crypt.
+    dm_crypt: bool,
+}
+
+/// What encrypts the new volume `name` below `root`, which has a key.
+pub(super) fn layer(name: &VolumeName, root: &Path, wish: &Wish) -> Result<Layer, VolumeError> {
+    let examine = || File::open(root).and_then(fscrypt::supported);
+    let layers = Layers {
+        fscrypt_here: examine().map_err(VolumeError::io("examine", root))?,
+        fscrypt_in_image: ext4_encrypts(),
+        dm_crypt: wish.layer != Some(Layer::Fscrypt) && crypt::available(),
+    };
+    choose_layer(wish.layer, layers).map_err(|reason| VolumeError::OptionValue {
+        name: name.to_string(),
+        option: format!("encrypted={}", wish.layer.map_or("true", Layer::shown)),
+        reason: reason.to_owned(),
+    })
+}
+
+/// What the wish is for, or else what leaves most to the file system.
+fn choose_layer(wish: Option<Layer>, can: Layers) -> Result<Layer, &'static str> {
+    let fscrypt = can.fscrypt_here || can.fscrypt_in_image;
+    match wish {
+        None | Some(Layer::Fscrypt) if fscrypt => Ok(Layer::Fscrypt),
+        None | Some(Layer::DmCrypt) if can.dm_crypt => Ok(Layer::DmCrypt),
+        None => Err("this kernel can't encrypt: it needs CONFIG_FS_ENCRYPTION or CONFIG_DM_CRYPT"),
+        Some(Layer::Fscrypt) => {
+            Err("this kernel can't encrypt files: it needs CONFIG_FS_ENCRYPTION")
+        }
+        Some(Layer::DmCrypt) => {
+            Err("this kernel can't encrypt block devices: it needs CONFIG_DM_CRYPT")
+        }
+    }
+}
+
+/// Whether the kernel's ext4 encrypts. One that is not loaded yet is taken to.
+fn ext4_encrypts() -> bool {
+    let ext4 = Path::new("/sys/fs/ext4/features");
+    !ext4.exists() || ext4.join("encryption").exists()
 }
 
 /// What is chosen.
@@ -39,12 +88,13 @@ pub(super) fn storage(
     name: &VolumeName,
     root: &Path,
     wish: &Wish,
+    layer: Option<Layer>,
     projects: &Projects,
 ) -> Result<(Storage, Option<u64>), VolumeError> {
     if let Some(mount) = &wish.mount {
         return Ok((Storage::Mount(mount.clone()), None));
     }
-    let abilities = abilities(root, wish).map_err(VolumeError::io("examine", root))?;
+    let abilities = abilities(root, wish, layer).map_err(VolumeError::io("examine", root))?;
     let storage = match choose(abilities, wish.size.is_some(), wish.key.is_some()) {
         Chosen::Directory => Storage::default(),
         Chosen::Subvolume => Storage::Subvolume,
@@ -55,11 +105,11 @@ pub(super) fn storage(
 }
 
 /// Most volumes wish nothing: then only one question is asked.
-fn abilities(root: &Path, wish: &Wish) -> io::Result<Abilities> {
+fn abilities(root: &Path, wish: &Wish, layer: Option<Layer>) -> io::Result<Abilities> {
     Ok(Abilities {
         is_btrfs: fsattr::magic(root)? == fsattr::BTRFS,
         has_projects: wish.size.is_some() && project::available(root)?,
-        can_encrypt: wish.key.is_some() && fscrypt::supported(File::open(root)?)?,
+        can_encrypt: layer == Some(Layer::Fscrypt) && fscrypt::supported(File::open(root)?)?,
     })
 }
 
@@ -100,6 +150,26 @@ fn image(name: &VolumeName, root: &Path, wish: &Wish) -> Result<u64, VolumeError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_encrypts_is_what_can_and_was_asked_for() {
+        let none = Layers::default();
+        let here = Layers { fscrypt_here: true, ..none };
+        let image = Layers { fscrypt_in_image: true, dm_crypt: true, ..none };
+        let block = Layers { dm_crypt: true, ..none };
+        let [fscrypt, dm_crypt] = [Layer::Fscrypt, Layer::DmCrypt].map(Some);
+        // no wish, fscrypt, dm-crypt
+        let rows = [
+            (none, [None, None, None]),
+            (here, [fscrypt, fscrypt, None]),
+            (image, [fscrypt, fscrypt, dm_crypt]),
+            (block, [dm_crypt, None, dm_crypt]),
+        ];
+        for (can, chosen) in rows {
+            let wishes = [None, fscrypt, dm_crypt];
+            assert_eq!(wishes.map(|w| choose_layer(w, can).ok()), chosen, "{can:?}");
+        }
+    }
 
     #[test]
     fn the_file_system_does_what_it_can() {

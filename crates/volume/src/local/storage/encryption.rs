@@ -1,5 +1,6 @@
-//! Encryption at rest: the file system encrypts the content's directory with a
-//! key that is made from the user's secret.
+//! Encryption at rest: the file system encrypts the content's directory, or
+//! dm-crypt what the file system lies on, with a key that is made from the user's
+//! secret.
 //!
 //! ```text
 //! secret --scrypt, salt--> 64 bytes: the key     32 bytes: the verifier
@@ -36,9 +37,6 @@ const VERIFIER: usize = 32;
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Why nothing can be encrypted.
-const NO_ENCRYPTION: &str = "this kernel can't encrypt files: it needs CONFIG_FS_ENCRYPTION";
-
 /// What the record has of a volume's encryption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Encryption {
@@ -48,6 +46,20 @@ pub(crate) struct Encryption {
     salt: String,
     /// Hexadecimal.
     verifier: String,
+    /// What encrypts.
+    #[serde(default)]
+    layer: Layer,
+}
+
+/// What encrypts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Layer {
+    /// The file system, a directory's files and their names.
+    #[default]
+    Fscrypt,
+    /// The device that the file system in an image is on, block by block.
+    DmCrypt,
 }
 
 /// How a key is made from a secret.
@@ -61,21 +73,46 @@ enum Kdf {
     },
 }
 
+impl Layer {
+    /// What it is called, in options too.
+    pub(crate) fn shown(self) -> &'static str {
+        match self {
+            Self::Fscrypt => "fscrypt",
+            Self::DmCrypt => "dm-crypt",
+        }
+    }
+}
+
 /// A key, wiped when it is dropped.
 #[derive(Clone)]
 pub(super) struct Key(Zeroizing<[u8; KEY_SIZE]>);
 
+impl Key {
+    pub(super) fn bytes(&self) -> &[u8; KEY_SIZE] {
+        &self.0
+    }
+}
+
 impl Encryption {
     /// Chooses a salt, makes the key and remembers how to tell whether a secret
     /// is the one.
-    pub(super) fn new(name: &VolumeName, source: &Source) -> Result<(Self, Key), VolumeError> {
+    pub(super) fn new(
+        name: &VolumeName,
+        source: &Source,
+        layer: Layer,
+    ) -> Result<(Self, Key), VolumeError> {
         let mut salt = [0u8; SALT];
         getrandom::fill(&mut salt).map_err(|e| {
             VolumeError::io("choose a salt from", "/dev/urandom")(io::Error::other(e.to_string()))
         })?;
         let kdf = Kdf::Scrypt { log_n: WORK };
         let (key, verifier) = derive(name, kdf, &salt, &source.read(name)?)?;
-        Ok((Self { kdf, salt: hex(&salt), verifier: hex(&verifier) }, key))
+        Ok((Self { kdf, salt: hex(&salt), verifier: hex(&verifier), layer }, key))
+    }
+
+    /// What encrypts.
+    pub(crate) fn layer(&self) -> Layer {
+        self.layer
     }
 
     /// The key, when the source has the right secret.
@@ -99,12 +136,7 @@ impl Encryption {
 /// Gives the file system the key and lets it encrypt the empty directory.
 pub(super) fn encrypt(dir: &Path, key: &Key) -> Result<(), VolumeError> {
     let opened = File::open(dir).map_err(VolumeError::io("open", dir))?;
-    let id = fscrypt::add_key(&opened, &key.0).map_err(|e| {
-        let unable = matches!(e.kind(), io::ErrorKind::Unsupported)
-            || e.raw_os_error() == Some(rustix::io::Errno::NOTTY.raw_os_error());
-        let e = if unable { io::Error::new(e.kind(), NO_ENCRYPTION) } else { e };
-        VolumeError::io("add the key to", dir)(e)
-    })?;
+    let id = fscrypt::add_key(&opened, &key.0).map_err(VolumeError::io("add the key to", dir))?;
     fscrypt::set_policy(&opened, id).map_err(VolumeError::io("encrypt", dir))
 }
 
@@ -197,8 +229,9 @@ mod tests {
     fn a_secret_is_recognised_and_not_kept() {
         let name: VolumeName = "vol".parse().unwrap();
         let right = Source::command("echo correct").unwrap();
-        let (made, first) = Encryption::new(&name, &right).unwrap();
-        let (again, other) = Encryption::new(&name, &right).unwrap();
+        let (made, first) = Encryption::new(&name, &right, Layer::Fscrypt).unwrap();
+        let (again, other) = Encryption::new(&name, &right, Layer::DmCrypt).unwrap();
+        assert_eq!((made.layer(), again.layer()), (Layer::Fscrypt, Layer::DmCrypt));
         assert_ne!(first.0, other.0);
         assert_ne!(made.salt, again.salt);
         assert_ne!(made.verifier, again.verifier);
@@ -208,6 +241,9 @@ mod tests {
         assert!(!text.contains("correct") && !text.contains(&hex(&key.0[..8])));
         let read: Encryption = serde_json::from_str(&text).unwrap();
         assert_eq!(read, made);
+        let older = text.replace(",\"layer\":\"fscrypt\"", "");
+        assert_ne!(older, text);
+        assert_eq!(serde_json::from_str::<Encryption>(&older).unwrap(), made);
         let wrong = read.key(&name, &Source::command("echo wrong").unwrap()).err().unwrap();
         assert!(matches!(wrong, VolumeError::WrongKey { .. }), "{wrong}");
     }

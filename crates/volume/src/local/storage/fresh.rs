@@ -11,6 +11,7 @@ use std::path::Path;
 use sampan_types::VolumeName;
 
 use super::encryption::{self, Encryption, Key};
+use super::image::Cipher;
 use super::{
     Content, Owner, Projects, Storage, Wish, decide, directory, image, project, subvolume,
 };
@@ -54,12 +55,14 @@ impl Fresh {
         // First: it is what most easily goes wrong.
         let (encryption, key) = match &wish.key {
             Some(source) => {
-                let (encryption, key) = Encryption::new(name, source)?;
+                let layer = decide::layer(name, root, &wish)?;
+                let (encryption, key) = Encryption::new(name, source, layer)?;
                 (Some((encryption, source.clone())), Some(key))
             }
             None => (None, None),
         };
-        let (storage, limit) = decide::storage(name, root, &wish, projects)?;
+        let layer = encryption.as_ref().map(|(encryption, _)| encryption.layer());
+        let (storage, limit) = decide::storage(name, root, &wish, layer, projects)?;
         let name = name.clone();
         Ok(Self { content: Content { name, storage, limit, owner: wish.owner, encryption }, key })
     }
@@ -98,15 +101,16 @@ impl Fresh {
     fn make_image(&self, dir: &Path) -> Result<(), VolumeError> {
         // Before anything is there: a wrong secret leaves nothing.
         let key = self.key()?;
-        image::make(&self.name, dir, self.limit.unwrap_or(image::SMALLEST), key.is_some())?;
-        let opened = image::open(dir, self.limit)?;
-        match key {
-            Some(key) => {
+        let cipher = self.cipher(key.as_ref());
+        image::make(&self.name, dir, self.limit.unwrap_or(image::SMALLEST), cipher)?;
+        let opened = image::open(dir, self.limit, cipher)?;
+        match cipher {
+            Cipher::Fscrypt(key) => {
                 directory::make(&opened.inner(), MODE)?;
-                encryption::encrypt(&opened.inner(), &key)?;
+                encryption::encrypt(&opened.inner(), key)?;
                 directory::give(&opened.inner(), &self.owner, None)
             }
-            None => {
+            Cipher::None | Cipher::DmCrypt(_) => {
                 opened.remove_lost_and_found()?;
                 directory::give(&opened.root(), &self.owner, Some(MODE))
             }

@@ -8,8 +8,9 @@
 //! - The file is sparse. What is freed inside is given back (`discard`), and
 //!   what is full outside shows inside as an error of the device: the file
 //!   system then turns read-only until it is mounted again.
-//! - An encrypted one has its content in a directory below the file system's
-//!   root, because that can't be encrypted itself.
+//! - One that the file system encrypts has its content in a directory below the
+//!   file system's root, because that can't be encrypted itself. One by dm-crypt
+//!   has its file system on a mapping of the loop device.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,11 +25,13 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+use sampan_sys::devmapper::Mapping;
 use sampan_sys::loopdev::LoopDevice;
 use sampan_sys::{fsattr, mount};
 use sampan_types::VolumeName;
 
-use super::{Usage, bytes_text, directory};
+use super::encryption::Key;
+use super::{Usage, bytes_text, crypt, directory};
 use crate::VolumeError;
 use crate::fault::fault;
 
@@ -52,12 +55,35 @@ const PLACE_MODE: u32 = 0o700;
 /// Below this there is no room for files beside the file system's tables.
 pub(super) const SMALLEST: u64 = 2 << 20;
 
+/// How an image is encrypted.
+#[derive(Clone, Copy)]
+pub(super) enum Cipher<'a> {
+    /// Not at all.
+    None,
+    /// By its file system, the directory [`INNER`].
+    Fscrypt(&'a Key),
+    /// Below its file system.
+    DmCrypt(&'a Key),
+}
+
 /// A file system that is mounted nowhere yet.
 pub(super) struct Detached {
     /// Its root.
     root: OwnedFd,
     /// Keeps the device until the file system does.
-    _device: LoopDevice,
+    device: Device,
+}
+
+/// What the file system of an image is on.
+struct Device {
+    under: LoopDevice,
+    mapping: Option<Mapping>,
+}
+
+impl Device {
+    fn path(&self) -> &Path {
+        self.mapping.as_ref().map_or(&self.under.path, |m| &m.path)
+    }
 }
 
 /// A size as the file has it.
@@ -70,13 +96,16 @@ pub(super) fn make(
     name: &VolumeName,
     dir: &Path,
     size: u64,
-    encrypted: bool,
+    cipher: Cipher<'_>,
 ) -> Result<(), VolumeError> {
     let path = dir.join(FILE);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     file.and_then(|f| f.set_len(rounded(size))).map_err(VolumeError::io("create", &path))?;
     fault!("volume-create:after-image");
-    format(name, &path, size, encrypted)?;
+    match cipher {
+        Cipher::DmCrypt(_) => format(name, device(&path, cipher)?.path(), size, cipher)?,
+        Cipher::None | Cipher::Fscrypt(_) => format(name, &path, size, cipher)?,
+    }
     fault!("volume-create:after-format");
     make_place(dir)
 }
@@ -86,15 +115,20 @@ pub(super) fn make_place(dir: &Path) -> Result<(), VolumeError> {
     directory::make(&dir.join(super::DATA), PLACE_MODE)
 }
 
-/// Puts an empty ext4 into the file.
-fn format(name: &VolumeName, path: &Path, size: u64, encrypted: bool) -> Result<(), VolumeError> {
+/// Puts an empty ext4 into the file, or onto the device.
+fn format(
+    name: &VolumeName,
+    path: &Path,
+    size: u64,
+    cipher: Cipher<'_>,
+) -> Result<(), VolumeError> {
     let tool = find_tool("mkfs.ext4").ok_or_else(|| no_tool(name))?;
     let mut command = Command::new(tool);
     // No blocks are kept back for root, who is the only one to write here. A
     // file whose content is shared is read in whole blocks of its file system:
     // the small ones of small file systems could not be mounted then.
     command.args(["-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "root_owner=0:0"]);
-    if encrypted {
+    if let Cipher::Fscrypt(_) = cipher {
         command.args(["-O", "encrypt"]);
     }
     if size > LARGE {
@@ -132,7 +166,11 @@ pub(super) fn no_tool(name: &VolumeName) -> VolumeError {
 }
 
 /// Puts the file system of `dir` together without mounting it anywhere.
-pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeError> {
+pub(super) fn open(
+    dir: &Path,
+    limit: Option<u64>,
+    cipher: Cipher<'_>,
+) -> Result<Detached, VolumeError> {
     let path = dir.join(FILE);
     let failed = |operation| VolumeError::io(operation, &path);
     clear_place(dir).map_err(failed("clear the place of"))?;
@@ -143,22 +181,17 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
         let file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
         file.set_len(wanted).map_err(failed("grow"))?;
     }
-    let opened = attach(&path)?;
-    if !is_smaller(&path, wanted.max(length)).map_err(failed("read the file system in"))? {
+    let opened = attach(&path, cipher)?;
+    let size = wanted.max(length);
+    if !is_smaller(opened.device.path(), size).map_err(failed("read the file system in"))? {
         return Ok(opened);
     }
     // One that can't grow is good for what it holds.
-    match opened.grow(wanted.max(length)) {
+    match opened.grow(size) {
         Ok(()) => Ok(opened),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            drop(opened);
-            let held = LoopDevice::backed_by(&path).map_err(failed("look for the device of"))?;
-            if held.is_some() {
-                tracing::warn!(path = %path.display(), "it grows at a later mount: it is in use still");
-            } else if let Err(error) = grow_offline(&path) {
-                tracing::warn!(%error, "the file system does not fill its file");
-            }
-            attach(&path)
+            grow_unmounted(&path, opened)?;
+            attach(&path, cipher)
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the file system does not fill its file");
@@ -167,11 +200,40 @@ pub(super) fn open(dir: &Path, limit: Option<u64>) -> Result<Detached, VolumeErr
     }
 }
 
-fn attach(path: &Path) -> Result<Detached, VolumeError> {
+fn grow_unmounted(path: &Path, opened: Detached) -> Result<(), VolumeError> {
+    let Detached { root, device } = opened;
+    drop(root);
+    let grown = if device.mapping.is_some() {
+        // The tools see by themselves whether it is in use.
+        grow_offline(device.path())
+    } else {
+        drop(device);
+        let failed = VolumeError::io("look for the device of", path);
+        if LoopDevice::backed_by(path).map_err(failed)?.is_some() {
+            tracing::warn!(path = %path.display(), "it grows at a later mount: it is in use still");
+            return Ok(());
+        }
+        grow_offline(path)
+    };
+    if let Err(error) = grown {
+        tracing::warn!(%error, "the file system does not fill its file");
+    }
+    Ok(())
+}
+
+fn attach(path: &Path, cipher: Cipher<'_>) -> Result<Detached, VolumeError> {
+    let device = device(path, cipher)?;
+    let root = mount_detached(device.path());
+    let root = root.map_err(VolumeError::io("mount the file system in", path))?;
+    Ok(Detached { root, device })
+}
+
+/// What the file system in the file is on.
+fn device(path: &Path, cipher: Cipher<'_>) -> Result<Device, VolumeError> {
     let failed = |operation| VolumeError::io(operation, path);
     // A mount that was taken away lives on for as long as some namespace has a
     // copy of it: its device is taken then, and with it its file system.
-    let device = match LoopDevice::backed_by(path).map_err(failed("look for the loop device of"))? {
+    let under = match LoopDevice::backed_by(path).map_err(failed("look for the loop device of"))? {
         Some(device) => {
             device.update_size().map_err(failed("grow the loop device of"))?;
             device
@@ -179,8 +241,16 @@ fn attach(path: &Path) -> Result<Detached, VolumeError> {
         None => LoopDevice::attach(path, false).map_err(failed("make a loop device of"))?,
     };
     fault!("volume-mount:after-device");
-    let root = mount_detached(&device).map_err(failed("mount the file system in"))?;
-    Ok(Detached { root, _device: device })
+    let mapping = match cipher {
+        Cipher::None | Cipher::Fscrypt(_) => None,
+        Cipher::DmCrypt(key) => {
+            let mapping = crypt::map(path, &under, key);
+            let mapping = mapping.map_err(failed("map the encrypted device of"))?;
+            fault!("volume-mount:after-mapping");
+            Some(mapping)
+        }
+    };
+    Ok(Device { under, mapping })
 }
 
 /// Whether the ext4 in the file is smaller than `size`, by more than a group
@@ -217,9 +287,9 @@ fn grow_offline(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn mount_detached(device: &LoopDevice) -> io::Result<OwnedFd> {
+fn mount_detached(device: &Path) -> io::Result<OwnedFd> {
     let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", device.path.as_path())?;
+    fsconfig_set_string(&context, "source", device)?;
     fsconfig_set_flag(&context, "discard")?;
     fsconfig_create(&context)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
@@ -255,12 +325,10 @@ impl Detached {
     }
 
     /// Mounts it, or its directory of encrypted content, on `_data` of `dir`.
-    pub(super) fn attach(&self, dir: &Path, encrypted: bool) -> Result<(), VolumeError> {
+    pub(super) fn attach(&self, dir: &Path, cipher: Cipher<'_>) -> Result<(), VolumeError> {
         let target = dir.join(super::DATA);
         let attach = || -> io::Result<()> {
-            if !encrypted {
-                return move_to(&self.root, &target);
-            }
+            let Cipher::Fscrypt(_) = cipher else { return move_to(&self.root, &target) };
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let inner = match open_tree(&self.root, INNER, flags) {
                 // Before Linux 6.15, only of what is mounted somewhere.
@@ -311,7 +379,7 @@ pub(super) fn clear_place(dir: &Path) -> io::Result<()> {
 }
 
 /// Grows what is mounted on `target`, or only the file when nothing is.
-pub(super) fn resize(dir: &Path, limit: u64) -> Result<(), VolumeError> {
+pub(super) fn resize(dir: &Path, limit: u64, cipher: Cipher<'_>) -> Result<(), VolumeError> {
     let path = dir.join(FILE);
     let target = dir.join(super::DATA);
     let wanted = rounded(limit);
@@ -325,10 +393,13 @@ pub(super) fn resize(dir: &Path, limit: u64) -> Result<(), VolumeError> {
         return Ok(());
     }
     let on = fs::metadata(&target).map_err(VolumeError::io("examine", &target))?.dev();
-    let device = LoopDevice::of(on).map_err(failed("find the loop device of"))?;
     let foreign = || failed("grow")(io::Error::other("it is not what is mounted on _data"));
-    let device = device.filter(|d| d.backing().is_some_and(|b| b == path)).ok_or_else(foreign)?;
-    device.update_size().map_err(failed("grow the loop device of"))?;
+    // Grown on the way, as it is when it is mounted.
+    let device = device(&path, cipher)?;
+    let found = fs::metadata(device.path()).map_err(VolumeError::io("examine", device.path()))?;
+    if found.rdev() != on {
+        return Err(foreign());
+    }
     fault!("volume-resize:after-device");
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rfs::open(&target, open, Mode::empty())

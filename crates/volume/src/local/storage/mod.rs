@@ -20,6 +20,7 @@
 //!   the volume is mounted, see [`encryption`].
 
 mod copy;
+pub(crate) mod crypt;
 mod decide;
 mod directory;
 pub(crate) mod encryption;
@@ -36,8 +37,9 @@ use sampan_sys::{file, mount};
 use sampan_types::VolumeName;
 use serde::{Deserialize, Serialize};
 
-use self::encryption::{Encryption, Key, Source};
+use self::encryption::{Encryption, Key, Layer, Source};
 pub(crate) use self::fresh::Fresh;
+use self::image::Cipher;
 use super::options::MountOptions;
 use super::record::DATA;
 use crate::VolumeError;
@@ -135,6 +137,17 @@ impl Content {
         }
     }
 
+    /// How an image is encrypted, with the key that it has.
+    fn cipher<'a>(&self, key: Option<&'a Key>) -> Cipher<'a> {
+        match (key, &self.encryption) {
+            (Some(key), Some((encryption, _))) => match encryption.layer() {
+                Layer::Fscrypt => Cipher::Fscrypt(key),
+                Layer::DmCrypt => Cipher::DmCrypt(key),
+            },
+            _ => Cipher::None,
+        }
+    }
+
     /// Whether the content has to be mounted before it can be reached.
     pub(crate) fn needs_mount(&self) -> bool {
         self.encryption.is_some() || matches!(self.storage, Storage::Image | Storage::Mount(_))
@@ -185,11 +198,12 @@ impl Content {
             }),
             Storage::Image => {
                 let key = key()?;
-                let opened = image::open(dir, self.limit)?;
-                if let Some(key) = &key {
+                let cipher = self.cipher(key.as_ref());
+                let opened = image::open(dir, self.limit, cipher)?;
+                if let Cipher::Fscrypt(key) = cipher {
                     encryption::unlock(&opened.inner(), key)?;
                 }
-                opened.attach(dir, key.is_some())?;
+                opened.attach(dir, cipher)?;
                 fault!("volume-mount:after-mount");
                 Ok(())
             }
@@ -270,8 +284,20 @@ impl Content {
                 project::set_limit(data, *id, limit)
             }
             (Storage::Subvolume, limit) => subvolume::set_limit(data, limit),
-            (Storage::Image, Some(limit)) => image::resize(dir, limit),
+            (Storage::Image, Some(limit)) => {
+                // What is mounted may have to be mapped anew, with the key.
+                let key = if self.is_mounted(dir)? { self.mapping_key()? } else { None };
+                image::resize(dir, limit, self.cipher(key.as_ref()))
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// The key, where it is in the device's mapping.
+    fn mapping_key(&self) -> Result<Option<Key>, VolumeError> {
+        match &self.encryption {
+            Some((encryption, _)) if encryption.layer() == Layer::DmCrypt => self.key(),
+            _ => Ok(None),
         }
     }
 

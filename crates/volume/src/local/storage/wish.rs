@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sampan_types::VolumeName;
 
 use super::super::options::{self, MountOptions};
-use super::encryption::Source;
+use super::encryption::{Layer, Source};
 use crate::VolumeError;
 
 /// Options whose values are shown to nobody: a command may have a token in it.
@@ -31,8 +31,10 @@ pub(crate) struct Wish {
     pub(crate) size: Option<u64>,
     /// `uid=`, `gid=`, `mode=`.
     pub(crate) owner: Owner,
-    /// Where the key comes from, with `encrypted=true`.
+    /// Where the key comes from, with `encrypted=`.
     pub(crate) key: Option<Source>,
+    /// What shall encrypt, with `encrypted=fscrypt` or `=dm-crypt`.
+    pub(crate) layer: Option<Layer>,
     /// `type=`, `o=`, `device=`.
     pub(crate) mount: Option<MountOptions>,
 }
@@ -45,10 +47,12 @@ impl Wish {
     ) -> Result<Self, VolumeError> {
         let mount = options::check(name, given)?;
         let given = Given { name, options: given };
+        let (encrypted, layer) = given.encrypted()?;
         let mut wish = Self {
             size: given.size()?,
             owner: Owner { uid: given.id("uid")?, gid: given.id("gid")?, mode: given.mode()? },
-            key: given.key()?,
+            key: given.key(encrypted)?,
+            layer,
             mount: None,
         };
         if let Some(mount) = mount {
@@ -149,12 +153,18 @@ impl Given<'_> {
         }
     }
 
-    fn key(&self) -> Result<Option<Source>, VolumeError> {
-        let encrypted = match self.options.get("encrypted").map(String::as_str) {
-            None | Some("false" | "0") => false,
-            Some("true" | "1" | "") => true,
-            Some(_) => return Err(self.wrong("encrypted", "it must be true or false")),
-        };
+    /// Whether the volume shall be encrypted, and by what.
+    fn encrypted(&self) -> Result<(bool, Option<Layer>), VolumeError> {
+        match self.options.get("encrypted").map(String::as_str) {
+            None | Some("false" | "0") => Ok((false, None)),
+            Some("true" | "1" | "") => Ok((true, None)),
+            Some("fscrypt") => Ok((true, Some(Layer::Fscrypt))),
+            Some("dm-crypt") => Ok((true, Some(Layer::DmCrypt))),
+            Some(_) => Err(self.wrong("encrypted", "it must be true, false, fscrypt or dm-crypt")),
+        }
+    }
+
+    fn key(&self, encrypted: bool) -> Result<Option<Source>, VolumeError> {
         let file = self.options.get("key-file");
         let command = self.options.get("passphrase-command");
         match (encrypted, file, command) {
@@ -241,7 +251,9 @@ mod tests {
         let owner = Owner { uid: Some(7), gid: Some(0), mode: Some(0o2770) };
         assert_eq!((read.size, read.owner), (Some(10 << 30), owner));
         let read = wish(&[("encrypted", "true"), ("key-file", "/k")]).unwrap();
-        assert!(matches!(read.key, Some(Source::File(_))));
+        assert!(matches!((read.key, read.layer), (Some(Source::File(_)), None)));
+        let read = wish(&[("encrypted", "dm-crypt"), ("key-file", "/k")]).unwrap();
+        assert!(matches!((read.key, read.layer), (Some(_), Some(Layer::DmCrypt))));
         let tmpfs = [("type", "tmpfs"), ("device", "tmpfs"), ("size", "1m"), ("mode", "700")];
         let read = wish(&tmpfs).unwrap();
         assert!(read.size.is_none() && read.mount.is_some());
@@ -256,7 +268,7 @@ mod tests {
             (&[("uid", "root")], "must be a number"),
             (&[("gid", "4294967295")], "must be a number"),
             (&[("mode", "999")], "must be octal"),
-            (&[("encrypted", "yes")], "true or false"),
+            (&[("encrypted", "yes")], "fscrypt or dm-crypt"),
             (&[("encrypted", "true")], "where the key comes from"),
             (&[("key-file", "/k")], "for encrypted=true alone"),
             (&[("encrypted", "1"), ("key-file", "k")], "absolute path"),
