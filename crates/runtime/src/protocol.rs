@@ -242,7 +242,10 @@ pub struct Setup {
     /// does not see to it (see `shim/devices.rs`).
     #[serde(default)]
     pub devices: Vec<LinuxDeviceCgroup>,
-    /// The binds that share mounts with the host's (see `shim/sharing.rs`).
+    /// The directory of the host that it has as `/dev` (see `client/dev.rs`).
+    #[serde(default)]
+    pub dev: Option<Dev>,
+    /// The binds that share mounts with the host's (see `client/sharing.rs`).
     #[serde(default)]
     pub shared: Vec<Shared>,
     /// What the process may do.
@@ -252,6 +255,27 @@ pub struct Setup {
     /// How willingly the kernel kills it for want of memory; that of the
     /// container for an exec.
     pub oom_score_adj: i32,
+}
+
+/// What is mounted over a container's `/dev` when the container is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dev {
+    /// On the host.
+    pub source: PathBuf,
+    /// Whether mounts below the source are there as well.
+    pub recursive: bool,
+    /// Whether nobody writes through it, and through those below.
+    pub read_only: Option<Below>,
+}
+
+/// Whether something holds for mounts below as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Below {
+    /// Not for these.
+    No,
+    /// For all of them.
+    Yes,
 }
 
 /// A bind in which mounts appear that are made on the host, and the reverse.

@@ -323,9 +323,38 @@ fn each_bind_spreads_mounts_as_it_was_asked_to() {
         has(&refused, &["alone is mounted on", text]);
     }
     h.docker("run --rm -v $HOME/alone:/x:rprivate busybox true");
-    // Its devices would be made among the host's.
-    let devices = h.sh("ls -A /dev");
-    has(&h.docker_fails("run --rm -v /dev:/dev busybox true").1, &["at /dev", "--device"]);
-    assert_eq!(h.sh("ls -A /dev"), devices);
     h.sh("for m in shared slave private alone; do umount -R $HOME/$m; done");
+}
+
+#[test]
+fn a_directory_of_the_host_is_a_containers_dev() {
+    let Some((_lan, h)) = host("a_directory_of_the_host_is_a_containers_dev") else { return };
+    // One with a device that no container has by itself.
+    h.sh("mkdir -p $HOME/dev && mknod $HOME/dev/own c 1 5 && mknod -m 666 $HOME/dev/null c 1 3");
+    let listed = h.sh("ls -A $HOME/dev");
+    let run = |options: &str, command: &str| {
+        h.docker(&format!("run --rm {options} -v $HOME/dev:/dev busybox {command}"))
+    };
+    assert_eq!(run("", "ls -A /dev"), listed);
+    assert_eq!(run("--privileged", "head -c 2 /dev/own | wc -c"), "2");
+    run("", "touch /dev/made");
+    h.sh("rm $HOME/dev/made");
+    assert_eq!(h.sh("ls -A $HOME/dev"), listed, "nothing else was made in it");
+    let read_only = "run --rm -v $HOME/dev:/dev:ro busybox touch /dev/made";
+    has(&h.docker_fails(read_only).1, &["Read-only"]);
+    let below = "run --rm -v $HOME/dev:/dev -v $HOME:/dev/home busybox true";
+    has(&h.docker_fails(below).1, &["/dev/home", "below a bind at /dev", "--runtime runc"]);
+    // The host's, with its terminals.
+    let of_host =
+        h.sh("ls -d /dev/null /dev/pts/ptmx /dev/kmsg /dev/loop-control 2>/dev/null || true");
+    let all = of_host.replace('\n', " ");
+    assert_eq!(h.docker(&format!("run --rm -v /dev:/dev busybox ls -d {all}")), of_host);
+    let terminal = h.docker("run --rm -t -v /dev:/dev busybox sh -c 'tty && test -c $(tty)'");
+    has(&terminal, &["/dev/pts/"]);
+    h.docker("run -d --name dd -v /dev:/dev busybox sleep 1000");
+    has(&h.docker("exec -t dd sh -c 'tty && test -c $(tty)'"), &["/dev/pts/"]);
+    h.docker("restart -t 0 dd");
+    h.docker("exec dd sh -c 'echo gone >/dev/null'");
+    h.docker("rm -f dd");
+    assert_eq!(h.docker("diff $(docker create --name ee -v /dev:/dev busybox)"), "");
 }

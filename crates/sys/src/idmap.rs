@@ -4,33 +4,19 @@
 //! Be aware: an id that has no counterpart is shown as nobody's, and nothing
 //! can be made in its name.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::syscall::{done, owned};
+use crate::syscall::done;
+use crate::tree::{MountAttr, Tree};
 
 /// The highest id there is, and one more.
 const IDS: u64 = 0xffff_ffff;
 
-/// `OPEN_TREE_CLONE`, `MOVE_MOUNT_F_EMPTY_PATH`, `MOUNT_ATTR_IDMAP`
-/// (`linux/mount.h`); `AT_RECURSIVE` (`linux/fcntl.h`).
-const OPEN_TREE_CLONE: libc::c_uint = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+/// `MOUNT_ATTR_IDMAP` (`linux/mount.h`).
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-const AT_RECURSIVE: libc::c_uint = 0x8000;
-
-/// `struct mount_attr` (`linux/mount.h`).
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns: u64,
-}
 
 /// One id that is shown as another; all others stay what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +45,6 @@ impl Swap {
     }
 }
 
-fn text(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
 /// Mounts `source` at `target` with other owners, with everything below it
 /// when `recursive`.
 ///
@@ -77,44 +59,13 @@ pub fn bind(
     groups: Swap,
 ) -> io::Result<()> {
     let userns = user_namespace(&users.map(), &groups.map())?;
-    let (source, target) = (text(source)?, text(target)?);
-    let below = if recursive { AT_RECURSIVE } else { 0 };
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | below;
-    // SAFETY: the path ends with a zero and lives until the return.
-    let tree =
-        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
-    let tree = owned(tree)?;
-    let attributes = MountAttr {
+    let tree = Tree::of(source, recursive)?;
+    tree.set_all(&MountAttr {
         set: MOUNT_ATTR_IDMAP,
-        clear: 0,
-        propagation: 0,
         userns: u64::try_from(userns.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
-    };
-    let flags = libc::AT_EMPTY_PATH.cast_unsigned() | below;
-    // SAFETY: the path is empty, and the structure, whose size is given, lives
-    // until the return.
-    done(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<MountAttr>(),
-        )
+        ..MountAttr::default()
     })?;
-    // SAFETY: both paths end with a zero and live until the return.
-    done(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })?;
-    Ok(())
+    tree.attach(target)
 }
 
 /// A process that does nothing but have a user namespace. It ends when this is

@@ -38,5 +38,6 @@ pub mod signal;
 pub mod sockets;
 mod syscall;
 pub mod sysctl;
+pub mod tree;
 pub mod watch;
 pub mod xattr;

@@ -10,7 +10,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,6 @@ const FSCONFIG_SET_STRING: libc::c_int = 1;
 const FSCONFIG_CMD_CREATE: libc::c_int = 6;
 const FSOPEN_CLOEXEC: libc::c_int = 1;
 const FSMOUNT_CLOEXEC: libc::c_int = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_int = 4;
 /// strndup_user(…, 256) in fs/fsopen.c.
 const LONGEST_VALUE: usize = 255;
 
@@ -186,19 +185,7 @@ fn attach(context: &OwnedFd, target: &Path) -> io::Result<()> {
     // SAFETY: plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
     let mount = descriptor(fd).map_err(|e| explain(context, e))?;
-    let target = CString::new(target.as_os_str().as_bytes())?;
-    // SAFETY: both paths end in NUL.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    crate::tree::attach(mount.as_fd(), target)
 }
 
 fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {

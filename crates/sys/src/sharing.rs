@@ -18,6 +18,7 @@ use nix::sys::stat::Mode;
 
 use crate::mount::unescape;
 use crate::syscall::{done, owned};
+use crate::tree::{self, MountAttr};
 
 /// `MOVE_MOUNT_F_EMPTY_PATH`, `MOVE_MOUNT_T_EMPTY_PATH`, `MOVE_MOUNT_SET_GROUP`
 /// (`linux/mount.h`).
@@ -130,30 +131,9 @@ fn set_group(from: libc::c_int, to: libc::c_int) -> io::Result<()> {
     done(unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, flags) }).map(drop)
 }
 
-/// `struct mount_attr` (`linux/mount.h`).
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns: u64,
-}
-
 fn make_slave(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = MountAttr { set: 0, clear: 0, propagation: libc::MS_SLAVE, userns: 0 };
-    // SAFETY: the path is empty, and the structure, whose size is given, lives
-    // until the return.
-    done(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<MountAttr>(),
-        )
-    })
-    .map(drop)
+    let attributes = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    tree::set_attributes(mount, &attributes, false)
 }
 
 /// The kernel's number of the mount that a descriptor is on.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod cleanup;
+mod dev;
 mod exec;
 mod launch;
 mod link;

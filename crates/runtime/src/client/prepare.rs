@@ -5,14 +5,14 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    BoxBuilder as ConsoleSizeBuilder, LinuxSeccomp, LinuxSeccompFilterFlag, Mount, PosixRlimit,
-    Process, Spec,
+    BoxBuilder as ConsoleSizeBuilder, LinuxSeccomp, LinuxSeccompFilterFlag, PosixRlimit, Process,
+    Spec,
 };
 use sampan_types::ContainerId;
 use sha2::{Digest, Sha256};
 
-use super::sharing;
 use super::types::{CreateRequest, ExecRequest, ExitStatus, IoConfig, OciRuntime, RuntimeConfig};
+use super::{dev, sharing};
 use crate::error::RuntimeError;
 use crate::logs::LogSetup;
 use crate::protocol::{Confinement, EXIT, Filter, Setup};
@@ -51,9 +51,10 @@ pub(super) fn container(
 ) -> Result<(Setup, Spec), RuntimeError> {
     let CreateRequest { id, generation, mut spec, io, log, runtime } = request;
     let dir = config.dir(&id);
-    if runtime == OciRuntime::Builtin {
-        check_dev(&spec)?;
-    }
+    let dev = match runtime {
+        OciRuntime::Builtin => dev::take(&mut spec)?,
+        OciRuntime::External(_) => None,
+    };
     let shared = sharing::take(&mut spec, &runtime)?;
     let linux = spec.linux().as_ref();
     let cgroup = linux
@@ -90,27 +91,13 @@ pub(super) fn container(
         runtime,
         cgroup,
         devices,
+        dev,
         shared,
         confinement,
         rlimits,
         oom_score_adj,
     };
     Ok((setup, spec))
-}
-
-/// libcontainer makes its devices and links in whatever is at `/dev`. With the
-/// host's directory there, these would be the host's.
-fn check_dev(spec: &Spec) -> Result<(), RuntimeError> {
-    let is_bind = |m: &Mount| m.typ().as_deref() == Some("bind");
-    let at_dev = |m: &&Mount| is_bind(m) && m.destination() == Path::new("/dev");
-    match spec.mounts().iter().flatten().find(at_dev) {
-        None => Ok(()),
-        Some(mount) => Err(RuntimeError::Unsupported(format!(
-            "{} can't be mounted at /dev: mount what is needed below it (-v /dev/NAME:/dev/NAME), \
-             name devices (--device), or use another runtime (--runtime runc)",
-            mount.source().as_deref().unwrap_or(Path::new("")).display()
-        ))),
-    }
 }
 
 /// What the shim of an exec is told, and its `process.json`. `base` is what
@@ -132,6 +119,7 @@ pub(super) fn exec(config: &RuntimeConfig, base: Setup, request: ExecRequest) ->
         exec: Some(exec),
         io,
         log: LogSetup::None,
+        dev: None,
         shared: Vec::new(),
         confinement,
         oom_score_adj: process.oom_score_adj().unwrap_or(base.oom_score_adj),

@@ -1,4 +1,4 @@
-//! The last steps of a process before its program runs: shared mounts, working
+//! The last steps of a process before its program runs: late mounts, working
 //! directory, look-up of the program, capabilities, seccomp filter, execve.
 //!
 //! libcontainer would do these itself; they are done here because
@@ -35,8 +35,8 @@ use nix::sys::stat::{SFlag, fstat, major};
 use nix::unistd::{Uid, chdir, execve, fchown, getcwd};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 
-use super::sharing::Join;
-use super::{lookup, sharing};
+use super::late::Mounts;
+use super::lookup;
 use crate::protocol::{Confinement, Failure, Reason};
 
 /// A flag of seccomp(2): no mitigation of speculative store bypass is forced
@@ -53,8 +53,8 @@ struct Inner {
     confinement: Confinement,
     /// The compiled seccomp program.
     filter: Option<Vec<u8>>,
-    /// The mounts that share with the host's.
-    shared: Vec<Join>,
+    /// What is to be done to its mounts.
+    mounts: Mounts,
     /// Rows and columns of its terminal, if it has one.
     size: Option<(u16, u16)>,
     /// The pipe for an error; closed by execve.
@@ -73,11 +73,11 @@ impl Last {
     pub(super) fn new(
         confinement: Confinement,
         filter: Option<Vec<u8>>,
-        shared: Vec<Join>,
+        mounts: Mounts,
         size: Option<(u16, u16)>,
         errors: std::fs::File,
     ) -> Self {
-        let inner = Inner { confinement, filter, shared, size, errors, ready: RefCell::default() };
+        let inner = Inner { confinement, filter, mounts, size, errors, ready: RefCell::default() };
         Self { inner: Rc::new(inner) }
     }
 
@@ -92,8 +92,8 @@ impl Last {
     }
 
     fn prepare(&self, process: &Process) -> Result<(), Failure> {
-        sharing::join(&self.inner.shared)
-            .map_err(|message| Failure { reason: Reason::Create, message })?;
+        let completed = self.inner.mounts.complete();
+        completed.map_err(|message| Failure { reason: Reason::Create, message })?;
         own_streams(process.user().uid());
         if let Some((rows, columns)) = self.inner.size {
             // Before the program can ask. Without a terminal there is none.

@@ -21,8 +21,9 @@ use sampan_sys::process::{Forked, close_all_but, exit_now, fork};
 
 use super::console::set_nonblocking;
 use super::executor::{Last, classify};
+use super::late::Mounts;
 use super::streams::Inner;
-use super::{devices, external, filter, sharing};
+use super::{devices, external, filter};
 use crate::cgroup::{Cgroup, CgroupError, CgroupHost, CgroupVersion};
 use crate::client::OciRuntime;
 use crate::protocol::{Failure, Reason, Setup};
@@ -125,8 +126,8 @@ fn join_cgroup(setup: &Setup) -> Result<(), Failure> {
 fn builtin(setup: &Setup, streams: Inner, program: File) -> Result<i32, Failure> {
     let filter = setup.confinement.seccomp.as_ref().map(filter::program).transpose();
     let filter = filter.map_err(|e| create_failure(e.to_string()))?;
-    let shared = sharing::find(&setup.shared).map_err(create_failure)?;
-    let last = Last::new(setup.confinement.clone(), filter, shared, setup.io.console_size, program);
+    let mounts = Mounts::find(setup.dev.as_ref(), &setup.shared).map_err(create_failure)?;
+    let last = Last::new(setup.confinement.clone(), filter, mounts, setup.io.console_size, program);
     build(setup, streams, last).map_err(|error| {
         let message = chain(&error);
         Failure { reason: classify(&message), message }

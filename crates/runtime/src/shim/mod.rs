@@ -20,12 +20,12 @@ mod exit;
 mod external;
 mod filter;
 mod input;
+mod late;
 mod lookup;
 mod make;
 mod monitor;
 mod output;
 mod requests;
-mod sharing;
 mod streams;
 
 use std::io::{self, Read, Write};
