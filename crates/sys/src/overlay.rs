@@ -10,12 +10,15 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
+
+use crate::syscall::owned;
+use crate::tree;
 
 /// An overlay mount.
 #[derive(Debug, Clone, Copy)]
@@ -150,14 +153,14 @@ pub(crate) fn detached(fs_type: &str) -> io::Result<OwnedFd> {
     configure(&context, FSCONFIG_CMD_CREATE, None).map_err(|e| explain(&context, e))?;
     // SAFETY: plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
-    descriptor(fd).map_err(|e| explain(&context, e))
+    owned(fd).map_err(|e| explain(&context, e))
 }
 
 fn fsopen(fs_type: &str) -> io::Result<OwnedFd> {
     let name = CString::new(fs_type)?;
     // SAFETY: the name ends in NUL.
     let fd = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) };
-    descriptor(fd)
+    owned(fd)
 }
 
 fn configure(
@@ -184,16 +187,8 @@ fn configure(
 fn attach(context: &OwnedFd, target: &Path) -> io::Result<()> {
     // SAFETY: plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
-    let mount = descriptor(fd).map_err(|e| explain(context, e))?;
-    crate::tree::attach(mount.as_fd(), target)
-}
-
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
-    match i32::try_from(result) {
-        // SAFETY: the kernel has just given this descriptor to us alone.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mount = owned(fd).map_err(|e| explain(context, e))?;
+    tree::attach(mount.as_fd(), target)
 }
 
 /// Adds what the kernel logged in the context about the failure.

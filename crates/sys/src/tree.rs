@@ -57,7 +57,7 @@ impl Tree {
     /// Those of mount_setattr(2).
     pub fn make_private(&self) -> io::Result<()> {
         let attributes = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-        self.set(&attributes, self.recursive)
+        self.set_all(&attributes)
     }
 
     /// Lets nobody write through it, with `below` through any of its mounts.
@@ -65,7 +65,8 @@ impl Tree {
     /// # Errors
     /// Those of mount_setattr(2).
     pub fn make_read_only(&self, below: bool) -> io::Result<()> {
-        self.set(&MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() }, below)
+        let attributes = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        set_attributes(self.root.as_fd(), &attributes, below)
     }
 
     /// Mounts it at `target`.
@@ -76,12 +77,9 @@ impl Tree {
         attach(self.root.as_fd(), target)
     }
 
+    /// Changes all of its mounts.
     pub(crate) fn set_all(&self, attributes: &MountAttr) -> io::Result<()> {
-        self.set(attributes, self.recursive)
-    }
-
-    fn set(&self, attributes: &MountAttr, below: bool) -> io::Result<()> {
-        set_attributes(self.root.as_fd(), attributes, below)
+        set_attributes(self.root.as_fd(), attributes, self.recursive)
     }
 }
 

@@ -14,6 +14,7 @@ use oci_spec::runtime::{Mount, Spec};
 
 use crate::error::RuntimeError;
 use crate::protocol::{Below, Dev};
+use crate::spec::mounts::mount;
 
 const DEV: &str = "/dev";
 const PTS: &str = "/dev/pts";
@@ -53,16 +54,6 @@ pub(super) fn take(spec: &mut Spec) -> Result<Option<Dev>, RuntimeError> {
     mounts.insert(place + 1, terminals);
     spec.set_mounts(Some(mounts));
     Ok(Some(dev))
-}
-
-fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
-    let mut mount = Mount::default();
-    mount
-        .set_destination(target.into())
-        .set_typ(Some(kind.to_owned()))
-        .set_source(Some(source.into()))
-        .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
-    mount
 }
 
 #[cfg(test)]

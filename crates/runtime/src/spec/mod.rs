@@ -17,7 +17,7 @@ mod devices;
 mod error;
 mod facts;
 mod input;
-mod mounts;
+pub(crate) mod mounts;
 mod process;
 mod resources;
 mod security;

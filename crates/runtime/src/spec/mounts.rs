@@ -68,7 +68,8 @@ pub(super) fn root_propagation(mounts: &[BindMount]) -> &'static str {
     }
 }
 
-fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+/// A mount, in the specification's words.
+pub(crate) fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_destination(PathBuf::from(target))

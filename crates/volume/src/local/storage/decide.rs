@@ -28,10 +28,8 @@ struct Abilities {
 /// What the running kernel can encrypt with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Layers {
-    /// The data root's file system encrypts directories.
-    fscrypt_here: bool,
-    /// An ext4 in an image does.
-    fscrypt_in_image: bool,
+    /// The data root's file system, or an ext4 in an image, encrypts directories.
+    fscrypt: bool,
     /// dm-crypt.
     dm_crypt: bool,
 }
@@ -39,11 +37,10 @@ struct Layers {
 /// What encrypts the new volume `name` below `root`, which has a key.
 pub(super) fn layer(name: &VolumeName, root: &Path, wish: &Wish) -> Result<Layer, VolumeError> {
     let examine = || File::open(root).and_then(fscrypt::supported);
-    let layers = Layers {
-        fscrypt_here: examine().map_err(VolumeError::io("examine", root))?,
-        fscrypt_in_image: ext4_encrypts(),
-        dm_crypt: wish.layer != Some(Layer::Fscrypt) && crypt::available(),
-    };
+    let fscrypt = examine().map_err(VolumeError::io("examine", root))? || ext4_encrypts();
+    // Looking for dm-crypt loads it: only where it is asked for, or nothing else is.
+    let wants_dm = wish.layer.map_or(!fscrypt, |layer| layer == Layer::DmCrypt);
+    let layers = Layers { fscrypt, dm_crypt: wants_dm && crypt::available() };
     choose_layer(wish.layer, layers).map_err(|reason| VolumeError::OptionValue {
         name: name.to_string(),
         option: format!("encrypted={}", wish.layer.map_or("true", Layer::shown)),
@@ -53,9 +50,8 @@ pub(super) fn layer(name: &VolumeName, root: &Path, wish: &Wish) -> Result<Layer
 
 /// What the wish is for, or else what leaves most to the file system.
 fn choose_layer(wish: Option<Layer>, can: Layers) -> Result<Layer, &'static str> {
-    let fscrypt = can.fscrypt_here || can.fscrypt_in_image;
     match wish {
-        None | Some(Layer::Fscrypt) if fscrypt => Ok(Layer::Fscrypt),
+        None | Some(Layer::Fscrypt) if can.fscrypt => Ok(Layer::Fscrypt),
         None | Some(Layer::DmCrypt) if can.dm_crypt => Ok(Layer::DmCrypt),
         None => Err("this kernel can't encrypt: it needs CONFIG_FS_ENCRYPTION or CONFIG_DM_CRYPT"),
         Some(Layer::Fscrypt) => {
@@ -154,15 +150,15 @@ mod tests {
     #[test]
     fn what_encrypts_is_what_can_and_was_asked_for() {
         let none = Layers::default();
-        let here = Layers { fscrypt_here: true, ..none };
-        let image = Layers { fscrypt_in_image: true, dm_crypt: true, ..none };
+        let files = Layers { fscrypt: true, ..none };
+        let both = Layers { fscrypt: true, dm_crypt: true };
         let block = Layers { dm_crypt: true, ..none };
         let [fscrypt, dm_crypt] = [Layer::Fscrypt, Layer::DmCrypt].map(Some);
         // no wish, fscrypt, dm-crypt
         let rows = [
             (none, [None, None, None]),
-            (here, [fscrypt, fscrypt, None]),
-            (image, [fscrypt, fscrypt, dm_crypt]),
+            (files, [fscrypt, fscrypt, None]),
+            (both, [fscrypt, fscrypt, dm_crypt]),
             (block, [dm_crypt, None, dm_crypt]),
         ];
         for (can, chosen) in rows {
